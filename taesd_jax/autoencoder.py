@@ -1,0 +1,237 @@
+"""`AutoencoderTiny`: diffusers' surface over the pure functions."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal, NamedTuple, overload
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+
+from . import weights
+from .batching import check_chunk, decode_sliced, encode_sliced
+from .config import AutoencoderTinyConfig
+from .functional import Params, decode, encode, init
+from .layers import Half
+
+
+class AutoencoderTinyOutput(NamedTuple):
+    """What `AutoencoderTiny.encode` returns.
+
+    Attributes:
+        latents: (n, h / 8, w / 8, z) in model space.
+    """
+
+    latents: jax.Array
+
+
+class DecoderOutput(NamedTuple):
+    """What `AutoencoderTiny.decode` returns.
+
+    Attributes:
+        sample: Images (n, 8h, 8w, 3) of about [-1, 1].
+    """
+
+    sample: jax.Array
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class AutoencoderTiny:
+    """Hold params and config of a tiny autoencoder; a pytree whose leaves are the params.
+
+    Args:
+        params: {"encoder": ..., "decoder": ...}; either half may be absent.
+        config: Architecture.
+        dtype: Dtype of the computation and of the results; the input's by default.
+
+    >>> vae = AutoencoderTiny.init(jax.random.key(0), AutoencoderTinyConfig())
+    >>> vae.decode(jnp.zeros((1, 8, 8, 4))).sample.shape
+    (1, 64, 64, 3)
+    """
+
+    def __init__(
+        self, params: Params, config: AutoencoderTinyConfig, *, dtype: DTypeLike | None = None
+    ):
+        self.params = params
+        self.config = config
+        self.dtype = None if dtype is None else jnp.dtype(dtype)
+        self._chunk: int | None = None
+        self._remat = False
+
+    @classmethod
+    def init(
+        cls,
+        key: jax.Array,
+        config: AutoencoderTinyConfig,
+        *,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+    ) -> AutoencoderTiny:
+        """Make a model with random parameters."""
+        return cls(init(key, config=config, dtype=param_dtype), config, dtype=dtype)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike[str],
+        *,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike | None = None,
+        subfolder: str = "",
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+    ) -> AutoencoderTiny:
+        """Load a checkpoint onto the default device; `taesd_jax.load` says what can be loaded.
+
+        Args:
+            name_or_path: File, pair of files, folder, hub id or variant name.
+            dtype: Dtype of the computation and of the results; the input's by default.
+            param_dtype: Dtype to hold the parameters in; as stored by default.
+            subfolder: Folder inside a folder or hub repository.
+            revision: Branch, tag or commit of a hub repository.
+            cache_dir: Where hub files are kept.
+            local_files_only: Use only hub files that are already in the cache.
+            token: Hub access token.
+
+        Raises:
+            CheckpointNotFoundError: There is nothing under that name.
+            CheckpointError: What is there is not a model of this family.
+        """
+        params, config, _ = weights.load(
+            name_or_path,
+            subfolder=subfolder,
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            token=token,
+        )
+        params = jax.tree.map(lambda p: jnp.asarray(p, dtype=param_dtype), params)
+        return cls(params, config, dtype=dtype)
+
+    def save_pretrained(
+        self, path: str | os.PathLike[str], *, layout: weights.Layout = "diffusers"
+    ) -> None:
+        """Write the params to disk; `taesd_jax.save` describes the layouts.
+
+        Raises:
+            CheckpointError: The layout cannot express this model.
+        """
+        weights.save(path, self.params, self.config, layout=layout)
+
+    @overload
+    def encode(
+        self, image: ArrayLike, return_dict: Literal[True] = True
+    ) -> AutoencoderTinyOutput: ...
+    @overload
+    def encode(self, image: ArrayLike, return_dict: bool) -> tuple[jax.Array]: ...
+    def encode(self, image: ArrayLike, return_dict: bool = True) -> Any:
+        """Encode images (n, h, w, 3) in [-1, 1]; returns `.latents`, or a 1-tuple.
+
+        Raises:
+            ValueError: The encoder is not loaded, or the image is not as described.
+            TypeError: The image is not floating point.
+        """
+        self._require("encoder")
+        options: dict[str, Any] = self._options()
+        if self._chunk:
+            latents = encode_sliced(self.params, image, chunk=self._chunk, **options)
+        else:
+            latents = encode(self.params, image, **options)
+        return AutoencoderTinyOutput(latents) if return_dict else (latents,)
+
+    @overload
+    def decode(self, latent: ArrayLike, return_dict: Literal[True] = True) -> DecoderOutput: ...
+    @overload
+    def decode(self, latent: ArrayLike, return_dict: bool) -> tuple[jax.Array]: ...
+    def decode(self, latent: ArrayLike, return_dict: bool = True) -> Any:
+        """Decode latents (n, h, w, z) in model space; returns `.sample`, or a 1-tuple.
+
+        Raises:
+            ValueError: The decoder is not loaded, or the latent is not as described.
+            TypeError: The latent is not floating point.
+        """
+        self._require("decoder")
+        options: dict[str, Any] = self._options()
+        if self._chunk:
+            sample = decode_sliced(self.params, latent, chunk=self._chunk, **options)
+        else:
+            sample = decode(self.params, latent, **options)
+        return DecoderOutput(sample) if return_dict else (sample,)
+
+    @overload
+    def __call__(self, image: ArrayLike, return_dict: Literal[True] = True) -> DecoderOutput: ...
+    @overload
+    def __call__(self, image: ArrayLike, return_dict: bool) -> tuple[jax.Array]: ...
+    def __call__(self, image: ArrayLike, return_dict: bool = True) -> Any:
+        """Encode, store the latents in 8 bits, and decode; returns `.sample`, or a 1-tuple."""
+        scaled = self.scale_latents(self.encode(image).latents)
+        stored = jnp.round(scaled * 255) / 255
+        return self.decode(self.unscale_latents(stored), return_dict=return_dict)
+
+    def scale_latents(self, latent: jax.Array) -> jax.Array:
+        """Map latents to [0, 1] for 8-bit storage, clipping at +-`latent_magnitude`."""
+        c = self.config
+        return jnp.clip(latent / (2 * c.latent_magnitude) + c.latent_shift, 0, 1)
+
+    def unscale_latents(self, latent: jax.Array) -> jax.Array:
+        """Map [0, 1] back to latents."""
+        return (latent - self.config.latent_shift) * (2 * self.config.latent_magnitude)
+
+    def enable_slicing(self, chunk: int = 1) -> None:
+        """Encode and decode batches `chunk` images at a time."""
+        self._chunk = check_chunk(chunk)
+
+    def disable_slicing(self) -> None:
+        """Encode and decode batches whole."""
+        self._chunk = None
+
+    def enable_tiling(self) -> None:
+        """Raise NotImplementedError: this version has no tiles yet."""
+        raise NotImplementedError(
+            "this version has no tiles yet and decodes each image whole; enable_slicing() lowers "
+            "the memory of a batch"
+        )
+
+    def disable_tiling(self) -> None:
+        """Encode and decode each image whole, which is always the case in this version."""
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute each block in the backward pass instead of storing its activations."""
+        self._remat = True
+
+    def disable_gradient_checkpointing(self) -> None:
+        """Store all activations for the backward pass."""
+        self._remat = False
+
+    def __repr__(self) -> str:
+        """Name the variant, halves and dtype."""
+        name = self.config.variant or f"{self.config.latent_channels} latent channels"
+        halves = " and ".join(self.params) if isinstance(self.params, dict) else "?"
+        return f"AutoencoderTiny({name}, {halves}, dtype={self.dtype})"
+
+    def _options(self) -> dict[str, Any]:
+        return {"config": self.config, "dtype": self.dtype, "remat": self._remat}
+
+    def _require(self, half: Half) -> None:
+        if half not in self.params:
+            source = self.config.name_or_path
+            origin = f"; {source} has no {half}" if source else ""
+            raise ValueError(
+                f"the {half} is not loaded{origin}; {weights.missing_file(source, half)}"
+            )
+
+    def tree_flatten_with_keys(self) -> tuple[tuple, tuple]:
+        """Split into params and everything static."""
+        key = jax.tree_util.GetAttrKey("params")
+        return ((key, self.params),), (self.config, self.dtype, self._chunk, self._remat)
+
+    @classmethod
+    def tree_unflatten(cls, static: tuple, children: tuple) -> AutoencoderTiny:
+        """Rebuild from what `tree_flatten_with_keys` returned."""
+        vae = object.__new__(cls)
+        (vae.params,) = children
+        vae.config, vae.dtype, vae._chunk, vae._remat = static
+        return vae

@@ -1,0 +1,229 @@
+"""Pure encode and decode, compiled; they compose with jit, grad, vmap, scan and shardings."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import ArrayLike, DTypeLike
+
+from .config import VARIANTS, AutoencoderTinyConfig
+from .layers import HALVES, Half
+from .modules import Decoder, Encoder
+
+Params = dict[str, Any]
+
+
+def encode(
+    params: Params,
+    image: ArrayLike,
+    *,
+    config: AutoencoderTinyConfig,
+    dtype: DTypeLike | None = None,
+    remat: bool = False,
+) -> jax.Array:
+    """Encode images into latents in model space.
+
+    Sides that `config.spatial_factor` does not divide are rounded up, as PyTorch does.
+
+    Args:
+        params: Nested dict with the key "encoder"; its dtype is free, see `dtype`.
+        image: Floating point (n, h, w, 3) in [-1, 1].
+        config: Architecture.
+        dtype: Dtype of the computation and of the result; the image's by default. With
+            `config.force_upcast` the computation is float32 and only the result has this dtype.
+        remat: Recompute each block in the backward pass instead of storing its activations.
+
+    Returns:
+        Latents (n, ceil(h / 8), ceil(w / 8), z); 32 in place of 8 for taesana.
+
+    Raises:
+        ValueError: The image has the wrong rank, channels or size, or params do not fit config.
+        TypeError: The image is not floating point.
+
+    >>> config = VARIANTS["taesd"]
+    >>> params = init(jax.random.key(0), config=config)
+    >>> encode(params, jnp.zeros((1, 64, 48, 3)), config=config).shape
+    (1, 8, 6, 4)
+    """
+    image = check_image(image, config)
+    return _apply(_half(params, "encoder"), image, "encoder", config, _name(dtype), remat)
+
+
+def decode(
+    params: Params,
+    latent: ArrayLike,
+    *,
+    config: AutoencoderTinyConfig,
+    dtype: DTypeLike | None = None,
+    remat: bool = False,
+) -> jax.Array:
+    """Decode latents in model space into images.
+
+    Args:
+        params: Nested dict with the key "decoder"; its dtype is free, see `dtype`.
+        latent: Floating point (n, h, w, z) with scale 1 and shift 0: what the diffusion model
+            itself sees, not divided by its VAE's scaling factor.
+        config: Architecture.
+        dtype: Dtype of the computation and of the result; the latent's by default. With
+            `config.force_upcast` the computation is float32 and only the result has this dtype.
+        remat: Recompute each block in the backward pass instead of storing its activations.
+
+    Returns:
+        Images (n, 8h, 8w, 3) of about [-1, 1], not clipped; 32 in place of 8 for taesana.
+
+    Raises:
+        ValueError: The latent has the wrong rank, channels or size, or params do not fit config.
+        TypeError: The latent is not floating point.
+
+    >>> config = VARIANTS["taesd"]
+    >>> params = init(jax.random.key(0), config=config)
+    >>> decode(params, jnp.zeros((1, 8, 6, 4)), config=config).shape
+    (1, 64, 48, 3)
+    """
+    latent = check_latent(latent, config)
+    return _apply(_half(params, "decoder"), latent, "decoder", config, _name(dtype), remat)
+
+
+def init(
+    key: jax.Array, *, config: AutoencoderTinyConfig, dtype: DTypeLike = jnp.float32
+) -> Params:
+    """Draw random parameters for both halves.
+
+    Args:
+        key: From `jax.random.key`.
+        config: Architecture.
+        dtype: Dtype of the parameters.
+
+    Returns:
+        {"encoder": ..., "decoder": ...}, nested dicts with string keys.
+    """
+    keys = dict(zip(HALVES, jax.random.split(key), strict=True))
+    modules = {
+        half: _module_class(half)(config, param_dtype=dtype, rngs=nnx.Rngs(keys[half]))
+        for half in HALVES
+    }
+    return {half: nnx.to_pure_dict(nnx.state(module)) for half, module in modules.items()}
+
+
+def abstract_params(half: Half, config: AutoencoderTinyConfig) -> Params:
+    """Return one half's params as `jax.ShapeDtypeStruct`s, without computing anything."""
+    return nnx.to_pure_dict(_abstract(half, config)[1])
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def _apply(
+    half_params: Params,
+    x: jax.Array,
+    half: Half,
+    config: AutoencoderTinyConfig,
+    dtype: str | None,
+    remat: bool,
+) -> jax.Array:
+    module = bind(half_params, half, config)
+    result = jnp.dtype(dtype) if dtype else x.dtype
+    compute = jnp.dtype(jnp.float32) if config.force_upcast else result
+    return module(x.astype(compute), remat=remat).astype(result)
+
+
+def bind(half_params: Params, half: Half, config: AutoencoderTinyConfig) -> Encoder | Decoder:
+    """Return the Flax module of one half with the given params.
+
+    Raises:
+        ValueError: The params are not those of this half of `config`; lists every difference.
+    """
+    graph, shapes = _abstract(half, config)
+    _check_params(half_params, nnx.to_pure_dict(shapes), half)
+    return nnx.merge(graph, half_params)
+
+
+def _module_class(half: Half) -> type[Encoder] | type[Decoder]:
+    return Encoder if half == "encoder" else Decoder
+
+
+@functools.lru_cache(maxsize=64)
+def _abstract(half: Half, config: AutoencoderTinyConfig) -> tuple[Any, Any]:
+    make = _module_class(half)
+    return nnx.split(nnx.eval_shape(lambda: make(config, rngs=nnx.Rngs(0))))
+
+
+def _check_params(params: Params, expected: Params, half: Half) -> None:
+    got, want = _shapes(params), _shapes(expected)
+    if got != want:
+        missing = sorted(want.keys() - got.keys())
+        unexpected = sorted(got.keys() - want.keys())
+        shapes = [
+            f"{k} must be {want[k]}, got {got[k]}"
+            for k in sorted(want.keys() & got.keys())
+            if want[k] != got[k]
+        ]
+        raise ValueError(
+            f"{half} params do not fit the config: missing {missing}, unexpected {unexpected}, "
+            f"mis-shaped {shapes}"
+        )
+
+
+def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(k, simple=True, separator="."): jnp.shape(v) for k, v in leaves}
+
+
+def _half(params: Params, half: Half) -> Params:
+    if not isinstance(params, Mapping) or half not in params:
+        keys = sorted(params) if isinstance(params, Mapping) else type(params).__name__
+        raise ValueError(
+            f"params must be a dict with the key {half!r}, got {keys}; load a checkpoint with its "
+            f"{half}"
+        )
+    return params[half]
+
+
+def _name(dtype: DTypeLike | None) -> str | None:
+    if dtype is None:
+        return None
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"dtype must be a floating-point dtype, got {jnp.dtype(dtype).name}")
+    return jnp.dtype(dtype).name
+
+
+def check_image(image: ArrayLike, config: AutoencoderTinyConfig) -> jax.Array:
+    """Return `image` if it is floating point (n, h, w, 3), else raise ValueError or TypeError."""
+    return _check(image, "image", config.in_channels, "divide 8-bit values by 127.5, subtract 1")
+
+
+def check_latent(latent: ArrayLike, config: AutoencoderTinyConfig) -> jax.Array:
+    """Return `latent` if it is floating point (n, h, w, z), else raise ValueError or TypeError."""
+    channels = config.latent_channels
+    shape = getattr(latent, "shape", ())
+    if len(shape) == 4 and shape[-1] != channels and channels not in shape:
+        likely = [name for name, row in VARIANTS.items() if row.latent_channels == shape[-1]]
+        if likely:
+            name = config.variant or "this model"
+            raise ValueError(
+                f"latent must have {channels} channels for {name}, got shape {shape}; did you "
+                f"mean {' or '.join(likely)}?"
+            )
+    return _check(latent, "latent", channels, "convert 8-bit latents with unscale_latents")
+
+
+def _check(x: Any, what: str, channels: int, hint: str) -> Any:
+    shape, dtype = getattr(x, "shape", None), getattr(x, "dtype", None)
+    if shape is None or dtype is None:
+        raise TypeError(f"{what} must be an array (n, h, w, {channels}), got {type(x).__name__}")
+    if len(shape) != 4:
+        more = "; add the batch axis with x[None]" if len(shape) == 3 else ""
+        raise ValueError(f"{what} must be (n, h, w, {channels}), got shape {tuple(shape)}{more}")
+    if shape[-1] != channels:
+        more = ""
+        if shape[1] == channels:
+            more = "; it looks like NCHW, transpose it with x.transpose(0, 2, 3, 1)"
+        raise ValueError(f"{what} must be (n, h, w, {channels}), got shape {tuple(shape)}{more}")
+    if 0 in shape:
+        raise ValueError(f"{what} must not be empty, got shape {tuple(shape)}")
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{what} must be floating point, got {dtype}; {hint}")
+    return x

@@ -1,0 +1,192 @@
+"""The names of a half's tensors in Flax and in every key scheme; needs no jax.
+
+One rule serves all: a published key is `INDEX.rest`, and a scheme puts a prefix before it.
+
+| scheme   | encoder             | decoder             | index of the decoder          |
+| -------- | ------------------- | ------------------- | ----------------------------- |
+| original | N.                  | N.                  | as published; one half a file |
+| module   | encoder.N.          | decoder.N.          | as published                  |
+| diffusers| encoder.layers.N.   | decoder.layers.N.   | one less: no Clamp            |
+| comfyui  | taesd_encoder.N.    | taesd_decoder.N.    | as published                  |
+| flax     | encoder.layers_N.   | decoder.layers_N.   | as published                  |
+
+A Flax name joins numbers to the word before them and says kernel and scale for weight:
+`3.conv.0.weight` is `layers_3.conv_0.kernel`, `3.pool.1.weight` is `layers_3.pool_1.scale`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from ..errors import CheckpointError
+from ..layers import HALVES, Half, Layer
+
+Scheme = Literal["original", "module", "diffusers", "comfyui", "flax"]
+Shape = tuple[int, ...]
+
+PREFIXES: Mapping[Scheme, Mapping[Half, str]] = {
+    "diffusers": {"encoder": "encoder.layers.", "decoder": "decoder.layers."},
+    "comfyui": {"encoder": "taesd_encoder.", "decoder": "taesd_decoder."},
+    "flax": {"encoder": "encoder.layers_", "decoder": "decoder.layers_"},
+    "module": {"encoder": "encoder.", "decoder": "decoder."},
+    "original": {"encoder": "", "decoder": ""},
+}
+COMFYUI_SCALARS = ("vae_scale", "vae_shift")
+
+_PUBLISHED = re.compile(r"(0|[1-9][0-9]{0,2})\.(.+)")
+
+
+class Found(NamedTuple):
+    """What `split` makes of the names in one file.
+
+    Attributes:
+        scheme: Key scheme of the file.
+        halves: For each half, published key -> name in the file.
+        scalars: Names in the file that carry ComfyUI's scalars.
+    """
+
+    scheme: Scheme
+    halves: dict[Half, dict[str, str]]
+    scalars: list[str]
+
+
+def tensor_shapes(layers: Iterable[Layer]) -> dict[str, Shape]:
+    """Return published key -> PyTorch shape of every tensor of a half."""
+    shapes: dict[str, Shape] = {}
+    for layer in layers:
+        i, n_in, n_out = layer.index, layer.in_channels, layer.out_channels
+        if layer.kind in ("conv", "upsample_conv"):
+            shapes[f"{i}.weight"] = (n_out, n_in, 3, 3)
+            if layer.bias:
+                shapes[f"{i}.bias"] = (n_out,)
+        elif layer.kind == "block":
+            for conv, width in ((0, n_in), (2, n_out), (4, n_out)):
+                shapes[f"{i}.conv.{conv}.weight"] = (n_out, width, 3, 3)
+                shapes[f"{i}.conv.{conv}.bias"] = (n_out,)
+            if n_in != n_out:
+                shapes[f"{i}.skip.weight"] = (n_out, n_in, 1, 1)
+            if pool := layer.pool_channels:
+                shapes[f"{i}.pool.0.weight"] = (pool, n_in, 1, 1)
+                shapes[f"{i}.pool.1.weight"] = shapes[f"{i}.pool.1.bias"] = (pool,)
+                shapes[f"{i}.pool.3.weight"] = (n_in, pool, 1, 1)
+    return shapes
+
+
+def split(names: Iterable[str]) -> Found:
+    """Recognise the key scheme of a file and sort its names into halves.
+
+    Raises:
+        CheckpointError: The names follow no scheme of this family; says which project's they are
+            where that is known.
+    """
+    names = list(names)
+    for scheme in PREFIXES:
+        halves: dict[Half, dict[str, str]] = {}
+        rest = []
+        for name in names:
+            for half in HALVES:
+                if (key := _published(name, scheme, half)) is not None:
+                    halves.setdefault(half, {})[key] = name
+                    break
+            else:
+                rest.append(name)
+        if scheme == "original" and halves:
+            # Without a prefix every key matched as an encoder's. A decoder's layer 0 is the
+            # Clamp, which has no tensors.
+            keys = halves["encoder"]
+            if not any(key.startswith("0.") for key in keys):
+                halves = {"decoder": keys}
+        scalars = [n for n in rest if scheme == "comfyui" and n in COMFYUI_SCALARS]
+        rest = [n for n in rest if n not in scalars]
+        if halves and not rest:
+            return Found(scheme, halves, scalars)
+        if halves and len(rest) < len(names) / 2 and not _foreign(names):
+            raise CheckpointError(f"tensors that belong to no half ({scheme} names): {rest}")
+    raise CheckpointError(_foreign(names) or _unknown(names))
+
+
+def file_name(key: str, half: Half, scheme: Scheme) -> str:
+    """Return the name of a published key in a file of the given scheme.
+
+    >>> file_name("3.conv.0.weight", "decoder", "diffusers")
+    'decoder.layers.2.conv.0.weight'
+    """
+    index, rest = key.split(".", 1)
+    if scheme == "flax":
+        return f"{half}.{'.'.join(flax_path(key, 4))}"
+    if scheme == "diffusers" and half == "decoder":
+        index = str(int(index) - 1)
+    return f"{PREFIXES[scheme][half]}{index}.{rest}"
+
+
+def flax_path(key: str, rank: int) -> tuple[str, ...]:
+    """Return the path of a published key in a half's params; `rank` is that of the tensor.
+
+    >>> flax_path("3.conv.0.weight", 4)
+    ('layers_3', 'conv_0', 'kernel')
+    """
+    words = re.sub(r"\.(\d+)", r"_\1", f"layers.{key}").split(".")
+    if words[-1] == "weight":
+        # "skip.weight" is itself a convolution; a tensor of rank 1 is a GroupNorm's scale.
+        words[-1] = "kernel" if rank == 4 else "scale"
+    return tuple(words)
+
+
+def to_flax(tensor: np.ndarray) -> np.ndarray:
+    """Transpose a PyTorch kernel OIHW to HWIO; other tensors stay as they are."""
+    return np.ascontiguousarray(tensor.transpose(2, 3, 1, 0)) if tensor.ndim == 4 else tensor
+
+
+def to_torch(tensor: np.ndarray) -> np.ndarray:
+    """Transpose a Flax kernel HWIO to OIHW; other tensors stay as they are."""
+    return np.ascontiguousarray(tensor.transpose(3, 2, 0, 1)) if tensor.ndim == 4 else tensor
+
+
+def to_torch_shape(shape: Shape) -> Shape:
+    """Return the PyTorch shape of a Flax tensor."""
+    return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape
+
+
+def _published(name: str, scheme: Scheme, half: Half) -> str | None:
+    prefix = PREFIXES[scheme][half]
+    if not name.startswith(prefix):
+        return None
+    key = name.removeprefix(prefix)
+    if scheme == "flax":
+        key = re.sub(r"(?<=[a-z])_(?=\d)", ".", key)
+        key = re.sub(r"\.(kernel|scale)$", ".weight", key)
+    match = _PUBLISHED.fullmatch(key)
+    if match is None:
+        return None
+    if scheme == "diffusers" and half == "decoder":
+        return f"{int(match[1]) + 1}.{match[2]}"
+    return key
+
+
+def _foreign(names: list[str]) -> str | None:
+    if any(n.startswith(("tiny_vae.", "extra_encoder.", "extra_decoder.")) for n in names):
+        return (
+            "this is fal's FLUX.2-Tiny-AutoEncoder, another architecture; for FLUX.2 use taef2 of "
+            "this family"
+        )
+    if any(".up_blocks." in n or ".down_blocks." in n or "quant_conv." in n for n in names):
+        return (
+            "this is a full AutoencoderKL, not a tiny autoencoder; load it with diffusers, or take "
+            "the tiny model made for it"
+        )
+    if any(".mid.block_" in n or ".down.0." in n for n in names):
+        return "this is a full VAE in its original layout, not a tiny autoencoder"
+    return None
+
+
+def _unknown(names: list[str]) -> str:
+    shown = ", ".join(sorted(names)[:5]) or "none"
+    return (
+        f"no tiny autoencoder of this family: expected tensors such as '0.weight' (original), "
+        f"'encoder.layers.0.weight' (diffusers), 'taesd_encoder.0.weight' (ComfyUI) or "
+        f"'encoder.layers_0.kernel' (Flax), got {len(names)} tensors: {shown}"
+    )

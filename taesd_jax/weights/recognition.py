@@ -1,0 +1,160 @@
+"""The architecture of a checkpoint, read from the names and shapes of its tensors; needs no jax."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..config import VARIANTS, AutoencoderTinyConfig
+from ..errors import CheckpointError
+from ..layers import HALVES, Half, layers_of
+from .names import Shape, tensor_shapes
+
+Shapes = Mapping[Half, Mapping[str, Shape]]
+
+
+def recognise(shapes: Shapes) -> AutoencoderTinyConfig:
+    """Return the config whose tensors are exactly the given ones.
+
+    Args:
+        shapes: For each half present, published key -> PyTorch shape. Where one half is absent
+            its part of the config is a published variant's or the default.
+
+    Raises:
+        CheckpointError: No architecture of this family has these tensors (lists every tensor that
+            is missing, unexpected or mis-shaped against the nearest one), or the two halves
+            belong to different models.
+    """
+    readings: dict[Half, dict[str, Any]] = {
+        half: fields for half in shapes if (fields := _read(half, shapes[half]))
+    }
+    alone: dict[Half, AutoencoderTinyConfig] = {
+        half: config for half, fields in readings.items() if (config := _config(fields))
+    }
+    joint = _config(*readings.values())
+    if joint and not difference(shapes, joint):
+        return joint
+    whole = [c for half, c in alone.items() if not difference({half: shapes[half]}, c)]
+    if len(whole) == len(HALVES):
+        encoder, decoder = (_describe(alone[half]) for half in HALVES)
+        raise CheckpointError(
+            f"encoder and decoder belong to different models: the encoder is of {encoder}, the "
+            f"decoder of {decoder}; load two halves of one model"
+        )
+    candidates = (*VARIANTS.values(), *alone.values(), *([joint] if joint else []))
+    nearest = min(candidates, key=lambda config: len(difference(shapes, config)))
+    raise CheckpointError(
+        f"the tensors fit no model of this family; the nearest is {_describe(nearest)}:\n"
+        + "\n".join(difference(shapes, nearest))
+    )
+
+
+def difference(shapes: Shapes, config: AutoencoderTinyConfig) -> list[str]:
+    """List, a line each, the tensors that keep `shapes` from being those of `config`."""
+    lines = []
+    for half, got in shapes.items():
+        want = tensor_shapes(layers_of(half, config))
+        lines += [f"  {half} {k}: missing" for k in want if k not in got]
+        lines += [f"  {half} {k}: unexpected" for k in got if k not in want]
+        lines += [
+            f"  {half} {k}: expected shape {want[k]}, got {got[k]}"
+            for k in want
+            if k in got and want[k] != got[k]
+        ]
+    return lines
+
+
+def _config(*readings: dict[str, Any]) -> AutoencoderTinyConfig | None:
+    fields: dict[str, Any] = {}
+    for reading in readings:
+        if any(fields.get(k, v) != v for k, v in reading.items()):
+            return None
+        fields |= reading
+    for row in VARIANTS.values():
+        if all(getattr(row, k) == v for k, v in fields.items()):
+            return row.replace(raw_latent_scale=None, raw_latent_shift=None)
+    # The absent half gets as many stages as this one, 64 wide with three blocks each.
+    stages = len(fields.get("encoder_stem_channels", ())) + len(
+        fields.get("encoder_block_out_channels", fields.get("decoder_block_out_channels", ()))
+    )
+    default = {
+        "encoder_block_out_channels": (64,) * stages,
+        "num_encoder_blocks": (1,) + (3,) * (stages - 1),
+        "decoder_block_out_channels": (64,) * stages,
+        "num_decoder_blocks": (3,) * (stages - 1) + (1,),
+    }
+    try:
+        return AutoencoderTinyConfig(**(default | fields))
+    except ValueError:
+        return None
+
+
+def _read(half: Half, shapes: Mapping[str, Shape]) -> dict[str, Any] | None:
+    """Read a half's config fields from its tensors; None where they do not add up.
+
+    It looks only at what it needs: whoever calls it compares all tensors afterwards.
+    """
+    try:
+        return _read_encoder(shapes) if half == "encoder" else _read_decoder(shapes)
+    except (KeyError, IndexError, ValueError):
+        return None
+
+
+def _read_encoder(shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    indices = _indices(shapes)
+    stem = []
+    # A stem's convolutions are followed by an activation, which leaves a gap in the indices.
+    while indices[0] + 1 not in indices and f"{indices[0]}.bias" in shapes:
+        stem.append(shapes[f"{indices.pop(0)}.weight"][0])
+    first = stem[-1] if stem else shapes[f"{indices.pop(0)}.weight"][0]
+    stages = _read_stages(shapes, indices, first)
+    fields = {
+        "in_channels": shapes["0.weight"][1],
+        "latent_channels": stages.pop("channels"),
+        "encoder_stem_channels": tuple(stem),
+        "encoder_block_out_channels": stages.pop("widths"),
+        "num_encoder_blocks": stages.pop("blocks"),
+    }
+    return fields | stages
+
+
+def _read_decoder(shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    indices = _indices(shapes)
+    first = shapes[f"{indices.pop(0)}.weight"]
+    stages = _read_stages(shapes, indices, first[0])
+    fields = {
+        "latent_channels": first[1],
+        "out_channels": stages.pop("channels"),
+        "decoder_block_out_channels": stages.pop("widths"),
+        "num_decoder_blocks": stages.pop("blocks"),
+    }
+    return fields | stages
+
+
+def _read_stages(shapes: Mapping[str, Shape], indices: list[int], width: int) -> dict[str, Any]:
+    """Read stages of blocks, each but the first opened by a convolution without bias."""
+    widths, blocks = [width], [0]
+    fields: dict[str, Any] = {"pool_channels": 0}
+    for i in indices[:-1]:
+        if f"{i}.conv.0.weight" in shapes:
+            blocks[-1] += 1
+            widths[-1] = shapes[f"{i}.conv.0.weight"][0]
+            if f"{i}.skip.weight" in shapes:
+                fields["width_change"] = "block"
+            if f"{i}.pool.0.weight" in shapes:
+                fields["pool_channels"] = shapes[f"{i}.pool.0.weight"][0]
+        else:
+            widths.append(shapes[f"{i}.weight"][0])
+            blocks.append(0)
+    channels = shapes[f"{indices[-1]}.weight"][0]
+    return {"channels": channels, "widths": tuple(widths), "blocks": tuple(blocks), **fields}
+
+
+def _indices(shapes: Mapping[str, Shape]) -> list[int]:
+    return sorted({int(key.split(".")[0]) for key in shapes})
+
+
+def _describe(config: AutoencoderTinyConfig) -> str:
+    names = [name for name, row in VARIANTS.items() if row == config]
+    size = f"{config.latent_channels} latent channels, {config.spatial_factor}x"
+    return f"{' or '.join(names)} ({size})" if names else f"a model with {size}"

@@ -1,0 +1,164 @@
+"""Where a checkpoint's files are: on disk or on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..config import VARIANTS
+from ..errors import CheckpointError, CheckpointNotFoundError
+from ..layers import HALVES, Half
+
+DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
+CONFIG_FILE = "config.json"
+PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".pkl")
+HUB_OWNER = "madebyollin"
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+class Files(NamedTuple):
+    """The files of one checkpoint.
+
+    Attributes:
+        weights: One file, or one for each half.
+        config: The config.json beside them, if any.
+        label: Name to tell variants of one architecture apart by; only a label.
+    """
+
+    weights: list[Path]
+    config: Path | None
+    label: str
+
+
+def find_files(source: str | os.PathLike[str], *, subfolder: str = "", **hub: Any) -> Files:
+    """Find the files that `source` stands for; what is on disk comes before the hub.
+
+    Args:
+        source: A file; `PATH` for `PATH_encoder.safetensors` and `PATH_decoder.safetensors`, of
+            which one may be absent; a folder; a hub id "owner/name"; or a variant's name.
+        subfolder: Folder inside the folder or hub repository.
+        **hub: Passed to `huggingface_hub.hf_hub_download`.
+
+    Raises:
+        CheckpointNotFoundError: There is none; says where it looked.
+        CheckpointError: It is a PyTorch pickle, or a folder without a checkpoint.
+    """
+    name = os.fspath(source)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _in_folder(path / subfolder)
+    if path.suffix.lower() in PICKLES or pickles(path):
+        if path.exists() or pickles(path):
+            raise CheckpointError(
+                f"{name} is a PyTorch pickle, which is not loaded here; with torch installed run "
+                f"`taesd-jax convert {name} {path.with_suffix('')}.safetensors`"
+            )
+        raise CheckpointNotFoundError(f"no such file: {name}")
+    if path.is_file():
+        return Files([path], None, label_of(path.stem))
+    pair = [file for half in HALVES if (file := pair_file(path, half)).is_file()]
+    if pair:
+        return Files(pair, None, label_of(path.name))
+    if name in VARIANTS:
+        return _on_hub(f"{HUB_OWNER}/{name}", subfolder, hub)
+    looks_local = path.suffix == ".safetensors" or name.startswith((".", "/", "~", "\\"))
+    if _HUB_ID.fullmatch(name) and not looks_local:
+        return _on_hub(name, subfolder, hub)
+    raise CheckpointNotFoundError(
+        f"no checkpoint {name!r}: expected a file, a folder, a pair {pair_file(path, 'encoder')} "
+        f"and {pair_file(path, 'decoder')}, a hub id 'owner/name', or one of {', '.join(VARIANTS)}"
+    )
+
+
+def pair_file(path: Path, half: Half, suffix: str = ".safetensors") -> Path:
+    """Return the file of one half of the pair that `path` stands for."""
+    return path.with_name(f"{path.name}_{half}{suffix}")
+
+
+def pickles(path: Path) -> list[Path]:
+    """Return the PyTorch files of the pair that `path` stands for, if it has no safetensors."""
+    if any(pair_file(path, half).is_file() for half in HALVES):
+        return []
+    return [p for half in HALVES if (p := pair_file(path, half, ".pth")).is_file()]
+
+
+def label_of(name: str) -> str:
+    """Return the variant that a file or repository is named after, or "".
+
+    >>> label_of("taesdxl_decoder"), label_of("my-model")
+    ('taesdxl', '')
+    """
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    return next((word for word in words if word in VARIANTS), "")
+
+
+def _in_folder(folder: Path) -> Files:
+    config = folder / CONFIG_FILE
+    config = config if config.is_file() else None
+    label = label_of(folder.name)
+    if (weights := folder / DIFFUSERS_FILE).is_file():
+        return Files([weights], config, label)
+    found = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    if len(found) == 1:
+        return Files(found, config, label or label_of(found[0].stem))
+    stems = {re.sub(r"_(encoder|decoder)$", "", file.stem) for file in found}
+    if len(found) == 2 and len(stems) == 1:
+        return Files(found, config, label or label_of(stems.pop()))
+    if not found:
+        raise CheckpointNotFoundError(
+            f"no checkpoint in {folder}: expected {DIFFUSERS_FILE} or one *.safetensors"
+        )
+    names = ", ".join(file.name for file in found)
+    raise CheckpointError(f"several checkpoints in {folder}: {names}; name one of them")
+
+
+def _on_hub(repo: str, subfolder: str, hub: dict[str, Any]) -> Files:
+    name = repo.split("/")[1]
+    singles = [[DIFFUSERS_FILE], [f"{name}.safetensors"]]
+    pair = [f"{name}_{half}.safetensors" for half in HALVES]
+    for group in (*singles, pair):
+        weights = [file for part in group if (file := _download(repo, part, subfolder, hub))]
+        if weights:
+            config = None
+            if group == [DIFFUSERS_FILE]:
+                config = _download(repo, CONFIG_FILE, subfolder, hub)
+            return Files(weights, config, label_of(name))
+    where = f"{repo}/{subfolder}" if subfolder else repo
+    offline = " in the local cache" if hub.get("local_files_only") else ""
+    wanted = ", ".join((DIFFUSERS_FILE, f"{name}.safetensors", *pair))
+    raise CheckpointNotFoundError(f"no checkpoint in {where}{offline}: expected one of {wanted}")
+
+
+def _download(repo: str, file: str, subfolder: str, hub: dict[str, Any]) -> Path | None:
+    from huggingface_hub import constants, errors, hf_hub_download
+
+    offline = hub.get("local_files_only") or constants.HF_HUB_OFFLINE
+    try:
+        return Path(hf_hub_download(repo, file, subfolder=subfolder or None, **hub))
+    except errors.LocalEntryNotFoundError as error:
+        if offline:
+            return None
+        raise CheckpointNotFoundError(
+            f"{repo} is not in the local cache and the hub cannot be reached: {_first_line(error)}"
+        ) from error
+    except errors.EntryNotFoundError:
+        return None
+    except errors.RevisionNotFoundError as error:
+        raise CheckpointNotFoundError(f"{repo} has no revision {hub.get('revision')!r}") from error
+    except errors.GatedRepoError as error:
+        raise CheckpointNotFoundError(
+            f"{repo} is gated: ask for access on its page, then pass token="
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise CheckpointNotFoundError(
+            f"no repository {repo} on the hub, or it is private: check the name, or pass token="
+        ) from error
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        raise CheckpointError(f"{repo} cannot be downloaded: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
