@@ -134,7 +134,7 @@ class AutoencoderTiny:
             ValueError: The encoder is not loaded, or the image is not as described.
             TypeError: The image is not floating point.
         """
-        self._require("encoder")
+        self.require("encoder")
         options: dict[str, Any] = self._options()
         if self._chunk:
             latents = encode_sliced(self.params, image, chunk=self._chunk, **options)
@@ -153,7 +153,7 @@ class AutoencoderTiny:
             ValueError: The decoder is not loaded, or the latent is not as described.
             TypeError: The latent is not floating point.
         """
-        self._require("decoder")
+        self.require("decoder")
         options: dict[str, Any] = self._options()
         if self._chunk:
             sample = decode_sliced(self.params, latent, chunk=self._chunk, **options)
@@ -206,6 +206,15 @@ class AutoencoderTiny:
         """Store all activations for the backward pass."""
         self._remat = False
 
+    def require(self, half: Half) -> None:
+        """Raise ValueError, naming the missing file, unless the half is loaded."""
+        if half not in self.params:
+            source = self.config.name_or_path
+            origin = f"; {source} has no {half}" if source else ""
+            raise ValueError(
+                f"the {half} is not loaded{origin}; {weights.missing_file(source, half)}"
+            )
+
     def __repr__(self) -> str:
         """Name the variant, halves and dtype."""
         name = self.config.variant or f"{self.config.latent_channels} latent channels"
@@ -214,14 +223,6 @@ class AutoencoderTiny:
 
     def _options(self) -> dict[str, Any]:
         return {"config": self.config, "dtype": self.dtype, "remat": self._remat}
-
-    def _require(self, half: Half) -> None:
-        if half not in self.params:
-            source = self.config.name_or_path
-            origin = f"; {source} has no {half}" if source else ""
-            raise ValueError(
-                f"the {half} is not loaded{origin}; {weights.missing_file(source, half)}"
-            )
 
     def tree_flatten_with_keys(self) -> tuple[tuple, tuple]:
         """Split into params and everything static."""

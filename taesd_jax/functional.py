@@ -36,7 +36,8 @@ def encode(
         config: Architecture.
         dtype: Dtype of the computation and of the result; the image's by default. With
             `config.force_upcast` the computation is float32 and only the result has this dtype.
-        remat: Recompute each block in the backward pass instead of storing its activations.
+        remat: Recompute each block in the backward pass instead of storing its activations; a GPU
+            or TPU then needs less memory, while XLA's CPU compiler merges the two again.
 
     Returns:
         Latents (n, ceil(h / 8), ceil(w / 8), z); 32 in place of 8 for taesana.
@@ -71,7 +72,8 @@ def decode(
         config: Architecture.
         dtype: Dtype of the computation and of the result; the latent's by default. With
             `config.force_upcast` the computation is float32 and only the result has this dtype.
-        remat: Recompute each block in the backward pass instead of storing its activations.
+        remat: Recompute each block in the backward pass instead of storing its activations; a GPU
+            or TPU then needs less memory, while XLA's CPU compiler merges the two again.
 
     Returns:
         Images (n, 8h, 8w, 3) of about [-1, 1], not clipped; 32 in place of 8 for taesana.

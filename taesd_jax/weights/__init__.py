@@ -1,5 +1,6 @@
 """Load and save checkpoints of every published layout; needs no torch and starts no backend."""
 
-from .checkpoint import Checkpoint, Layout, assemble, load, missing_file, save, serialise
+from .loading import Checkpoint, Part, assemble, load, missing_file
+from .saving import Layout, save, serialise
 
-__all__ = ["Checkpoint", "Layout", "assemble", "load", "missing_file", "save", "serialise"]
+__all__ = ["Checkpoint", "Layout", "Part", "assemble", "load", "missing_file", "save", "serialise"]

@@ -1,0 +1,21 @@
+"""The PyTorch side: .pth files, state dicts and modules both ways, and a parity report.
+
+Needs PyTorch; the library itself does not.
+"""
+
+from .parity import ParityReport, parity_report
+from .pickles import load_pth, save_pth
+from .state_dicts import from_torch, to_torch
+from .torch_modules import TorchAutoencoderTiny, TorchDecoder, TorchEncoder
+
+__all__ = [
+    "ParityReport",
+    "TorchAutoencoderTiny",
+    "TorchDecoder",
+    "TorchEncoder",
+    "from_torch",
+    "load_pth",
+    "parity_report",
+    "save_pth",
+    "to_torch",
+]

@@ -1,0 +1,203 @@
+"""A report on how far ours is from PyTorch, layer by layer and whole."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from taesd_jax.config import AutoencoderTinyConfig
+from taesd_jax.functional import bind
+from taesd_jax.images import pad_image, read_image
+from taesd_jax.layers import HALVES, Half, layers_of
+from taesd_jax.modules import apply_layer
+
+from .state_dicts import to_array, to_tensor
+from .torch_modules import TorchAutoencoderTiny
+
+# Float32 sums of 64 x 9 products in another order, through some 40 convolutions: errors near 5e-6
+# were seen on [-1, 1]. Larger activations are allowed as much more as they are larger.
+FLOAT32_BOUND = 5e-5
+# Both round at every layer; ours must not be noticeably worse at it.
+BFLOAT16_RATIO = 1.2
+# Below this the two are equal as far as bfloat16 can tell: one step at 1 is 2^-7.
+_BFLOAT16_FLOOR = 2**-12
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """The error of one layer or one whole half, against PyTorch's float32.
+
+    Attributes:
+        half: "encoder" or "decoder".
+        layer: Index and kind, or "whole".
+        dtype: Dtype of the computation.
+        shape: Shape of the output, NHWC.
+        scale: Largest absolute value of PyTorch's float32 output.
+        max_error: Largest absolute error of ours.
+        mean_error: Mean absolute error of ours.
+        torch_mean_error: Mean absolute error of PyTorch in this dtype.
+        ok: Whether the bound for this dtype holds.
+    """
+
+    half: str
+    layer: str
+    dtype: str
+    shape: tuple[int, ...]
+    scale: float
+    max_error: float
+    mean_error: float
+    torch_mean_error: float
+    ok: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class ParityReport:
+    """All rows; `ok` if each holds its bound."""
+
+    variant: str | None
+    rows: tuple[Row, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every bound holds."""
+        return all(row.ok for row in self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON-ready values."""
+        bounds = {"float32_max_error": FLOAT32_BOUND, "bfloat16_mean_ratio": BFLOAT16_RATIO}
+        versions = {"jax": jax.__version__, "torch": torch.__version__}
+        rows = [dataclasses.asdict(row) for row in self.rows]
+        return {
+            "variant": self.variant,
+            "ok": self.ok,
+            "bounds": bounds,
+            "versions": versions,
+            "rows": rows,
+        }
+
+    def table(self) -> str:
+        """Return the report as text, a line a row."""
+        head = f"{'half':<9}{'layer':<18}{'dtype':<10}{'max error':>11}{'mean error':>12}"
+        lines = [f"{head}{'torch mean':>12}  "]
+        for row in self.rows:
+            lines.append(
+                f"{row.half:<9}{row.layer:<18}{row.dtype:<10}{row.max_error:>11.2e}"
+                f"{row.mean_error:>12.2e}{row.torch_mean_error:>12.2e}"
+                f"  {'ok' if row.ok else 'TOO FAR'}"
+            )
+        count = sum(not row.ok for row in self.rows)
+        verdict = "every bound holds" if self.ok else f"{count} rows break their bound"
+        lines.append(
+            f"{verdict}: float32 max error {FLOAT32_BOUND:g} (times the output's scale where that "
+            f"exceeds 1), bfloat16 mean error {BFLOAT16_RATIO:g} times PyTorch's"
+        )
+        return "\n".join(lines)
+
+
+def parity_report(
+    params: dict[str, Any],
+    config: AutoencoderTinyConfig,
+    *,
+    image: str | np.ndarray | None = None,
+    seed: int = 0,
+) -> ParityReport:
+    """Run both frameworks on one picture and compare every layer and both halves.
+
+    A layer is fed PyTorch's float32 activation, so that its row shows its own error alone; "whole"
+    rows show what accumulates.
+
+    Args:
+        params: {"encoder": ..., "decoder": ...}; either half may be absent.
+        config: Architecture.
+        image: Picture file or image (h, w, 3) in [-1, 1]; smooth noise by default.
+        seed: For the default image, and for the latent where there is no encoder.
+    """
+    image = read_image(image) if isinstance(image, str) else image
+    if image is None:
+        image = _noise(seed, 3 * config.spatial_factor + 40)
+    image = pad_image(image, config.spatial_factor)[None]
+    # The weights as float32 in both frameworks: bfloat16 rows then round the same numbers.
+    params = jax.tree.map(lambda p: np.asarray(p, dtype=np.float32), params)
+    rows: list[Row] = []
+    inputs: dict[Half, np.ndarray] = {"encoder": image}
+    if "encoder" not in params:
+        shape = (1, 16, 12, config.latent_channels)
+        inputs["decoder"] = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    for half in HALVES:
+        if half in params:
+            found, result = _compare(params, config, half, inputs[half])
+            rows += found
+            inputs["decoder"] = result
+    return ParityReport(config.variant, tuple(rows))
+
+
+def _compare(
+    params: dict[str, Any], config: AutoencoderTinyConfig, half: Half, x: np.ndarray
+) -> tuple[list[Row], np.ndarray]:
+    reference = TorchAutoencoderTiny(params, config)
+    sequence = getattr(reference, half)
+    module = bind(jax.tree.map(jnp.asarray, params[half]), half, config)
+    rows, outputs = [], {}
+    with torch.no_grad():
+        truth = _to_nchw(x)
+        activation = (truth + 1) / 2 if half == "encoder" else truth
+        for layer in layers_of(half, config):
+            # An upsample stands before its convolution in the published sequence.
+            start = layer.index - (layer.kind == "upsample_conv")
+            layers = torch.nn.Sequential(*list(sequence)[start : layer.index + 1])
+            feed, activation = activation, layers(activation)
+            for dtype in ("float32", "bfloat16"):
+                ours = jax.jit(lambda x, layer=layer: apply_layer(module, layer, x))
+                got = ours(jnp.asarray(_to_nhwc(feed), dtype=dtype)).astype(dtype)
+                theirs = _in_dtype(layers, feed, dtype)
+                name = f"{layer.index} {layer.kind}"
+                rows.append(_row(half, name, dtype, got, theirs, activation))
+        for dtype in ("float32", "bfloat16"):
+            got = jax.jit(lambda x: module(x))(jnp.asarray(x, dtype=dtype))
+            outputs[dtype] = _in_dtype(sequence, truth, dtype)
+            rows.append(_row(half, "whole", dtype, got, outputs[dtype], outputs["float32"]))
+    return rows, _to_nhwc(outputs["float32"])
+
+
+def _in_dtype(module: torch.nn.Module, x: torch.Tensor, dtype: str) -> torch.Tensor:
+    if dtype == "float32":
+        return module(x)
+    kept = {k: v.clone() for k, v in module.state_dict().items()}
+    y = module.to(getattr(torch, dtype))(x.to(getattr(torch, dtype)))
+    module.to(torch.float32).load_state_dict(kept)
+    return y
+
+
+def _row(
+    half: str, layer: str, dtype: str, got: jax.Array, theirs: torch.Tensor, truth: torch.Tensor
+) -> Row:
+    ours, expected = np.asarray(got, dtype=np.float32), _to_nhwc(truth)
+    error = np.abs(ours - expected)
+    torch_error = np.abs(_to_nhwc(theirs) - expected).mean()
+    scale = float(np.abs(expected).max())
+    if dtype == "float32":
+        ok = error.max() <= FLOAT32_BOUND * max(1.0, scale)
+    else:
+        ok = error.mean() <= max(BFLOAT16_RATIO * torch_error, _BFLOAT16_FLOOR * scale)
+    shape = tuple(ours.shape)
+    errors = float(error.max()), float(error.mean()), float(torch_error)
+    return Row(half, layer, dtype, shape, scale, *errors, bool(ok))
+
+
+def _to_nchw(x: np.ndarray) -> torch.Tensor:
+    return to_tensor(x.transpose(0, 3, 1, 2))
+
+
+def _to_nhwc(x: torch.Tensor) -> np.ndarray:
+    return to_array(x.float()).transpose(0, 2, 3, 1)
+
+
+def _noise(seed: int, side: int) -> np.ndarray:
+    coarse = np.random.default_rng(seed).uniform(-1, 1, (side // 4 + 1, side // 4, 3))
+    smooth = np.kron(coarse, np.ones((4, 4, 1)))
+    return smooth.astype(np.float32)

@@ -1,0 +1,77 @@
+"""PyTorch's .pth files; only tensors are unpickled, never code."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from taesd_jax import weights
+from taesd_jax.config import AutoencoderTinyConfig
+from taesd_jax.errors import CheckpointError, CheckpointNotFoundError
+from taesd_jax.storage import write_files
+from taesd_jax.weights.sources import label_of, pair_file, pickles
+
+from .state_dicts import part_of, to_tensor
+
+
+def load_pth(source: str | os.PathLike[str]) -> weights.Checkpoint:
+    """Load state dicts that `torch.save` wrote, with the names of any scheme.
+
+    Args:
+        source: A file, or `PATH` for `PATH_encoder.pth` and `PATH_decoder.pth`, of which one may
+            be absent.
+
+    Raises:
+        CheckpointNotFoundError: There is no such file.
+        CheckpointError: It is not a state dict of this family, or it would run code.
+    """
+    path = Path(source).expanduser()
+    files = [path] if path.is_file() else pickles(path)
+    if not files:
+        raise CheckpointNotFoundError(
+            f"no such file: {path}, {pair_file(path, 'encoder', '.pth')} or "
+            f"{pair_file(path, 'decoder', '.pth')}"
+        )
+    parts = [part_of(_read(file), str(file)) for file in files]
+    label = label_of(path.name)
+    return weights.assemble(parts, fields={}, label=label, origin=os.fspath(source))
+
+
+def save_pth(
+    path: str | os.PathLike[str], params: dict[str, Any], config: AutoencoderTinyConfig
+) -> list[Path]:
+    """Write the original pair `PATH_encoder.pth` and `PATH_decoder.pth`, both or neither.
+
+    Returns:
+        The files written.
+    """
+    path = Path(path)
+    written = {}
+    for half in params:
+        (tensors,) = weights.serialise({half: params[half]}, config, layout="original").values()
+        buffer = io.BytesIO()
+        torch.save({name: to_tensor(t) for name, t in tensors.items()}, buffer)
+        written[pair_file(path, "encoder" if half == "encoder" else "decoder", ".pth")] = (
+            buffer.getvalue()
+        )
+    write_files(written)
+    return list(written)
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: refused, it holds more than tensors and could run code when loaded"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: not a whole PyTorch file: {error}") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: expected a state dict, got {type(state).__name__}")
+    return state

@@ -1,0 +1,105 @@
+"""State dicts and modules in memory, from PyTorch to params and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from taesd_jax import weights
+from taesd_jax.config import AutoencoderTinyConfig
+from taesd_jax.errors import CheckpointError
+from taesd_jax.weights.names import Scheme
+
+_DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+
+
+def from_torch(
+    source: torch.nn.Module | Mapping[str, torch.Tensor], *, variant: str = ""
+) -> weights.Checkpoint:
+    """Read a module or state dict into params, in its own dtype.
+
+    Args:
+        source: diffusers' `AutoencoderTiny`, the original `TAESD`, one of its halves, or a state
+            dict with the names of any scheme. A module's `config`, if it has one, is read too.
+        variant: Label for architectures that shapes cannot tell apart.
+
+    Raises:
+        CheckpointError: It is not a model of this family; lists every tensor that is missing,
+            unexpected or mis-shaped.
+    """
+    fields: Mapping[str, Any] = {}
+    if isinstance(source, torch.nn.Module):
+        fields = _fields(source)
+        source = source.state_dict()
+    origin = "the state dict"
+    parts = [part_of(source, origin)]
+    return weights.assemble(parts, fields=fields, label=variant, origin=origin)
+
+
+def to_torch(
+    params: dict[str, Any], config: AutoencoderTinyConfig, *, scheme: Scheme = "diffusers"
+) -> dict[str, torch.Tensor]:
+    """Return a state dict with the names of a scheme, in the params' dtype.
+
+    Args:
+        params: {"encoder": ..., "decoder": ...}; "original" takes only one of them.
+        config: Architecture.
+        scheme: "diffusers", "comfyui", "original" for one half, or "module" for the `encoder.N`
+            and `decoder.N` of the original's `TAESD` class.
+
+    Raises:
+        CheckpointError: The scheme cannot express this model.
+    """
+    if scheme == "original" and len(params) != 1:
+        raise CheckpointError(
+            f"scheme 'original' names one half, got {sorted(params)}; pass one half, or take "
+            f"scheme 'module'"
+        )
+    files = weights.serialise(params, config, layout=scheme)
+    return {name: to_tensor(t) for tensors in files.values() for name, t in tensors.items()}
+
+
+def part_of(state: Mapping[str, Any], origin: str) -> weights.Part:
+    """Wrap a state dict for `taesd_jax.weights.assemble`.
+
+    Raises:
+        CheckpointError: It does not map names to tensors of a supported dtype.
+    """
+    wrong = [
+        f"{name} is {value.dtype if isinstance(value, torch.Tensor) else type(value).__name__}"
+        for name, value in state.items()
+        if not isinstance(value, torch.Tensor) or value.dtype not in _DTYPES
+    ]
+    if wrong:
+        allowed = ", ".join(_DTYPES.values())
+        raise CheckpointError(f"{origin}: expected tensors of {allowed}; {'; '.join(wrong)}")
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    return weights.Part(origin, shapes, lambda names: {n: to_array(state[n]) for n in names})
+
+
+def to_array(tensor: torch.Tensor) -> np.ndarray:
+    """Copy a tensor into a numpy array with the same bits."""
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view("bfloat16").copy()
+    return tensor.numpy().copy()
+
+
+def to_tensor(array: np.ndarray) -> torch.Tensor:
+    """Copy a numpy array into a tensor with the same bits."""
+    array = np.array(array, order="C")
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _fields(module: torch.nn.Module) -> Mapping[str, Any]:
+    config = getattr(module, "config", None)
+    if isinstance(config, AutoencoderTinyConfig):
+        return config.to_dict()
+    if isinstance(config, Mapping):
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()}
+    return {}

@@ -1,0 +1,116 @@
+"""The command `taesd-jax`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from .config import VARIANTS
+from .errors import CheckpointError, PictureError
+
+MODEL_HELP = (
+    "a safetensors file; PATH for PATH_encoder.safetensors and PATH_decoder.safetensors; a folder; "
+    "a hub id; or one of " + ", ".join(VARIANTS)
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `taesd-jax` and return its exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone; keep Python from failing again when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (CheckpointError, PictureError, ValueError, TypeError, OSError) as error:
+        if args.debug:
+            raise
+        print(f"taesd-jax: error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    from .commands import checkpoints, pictures
+
+    parser = argparse.ArgumentParser(
+        prog="taesd-jax", description="Tiny autoencoders (the TAESD family) in JAX."
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        sub.add_argument("--debug", action="store_true", help="show the trace of an error")
+        return sub
+
+    encode = command("encode", pictures.encode, "encode pictures into latent files")
+    encode.add_argument("pictures", nargs="+", help="picture files or glob patterns")
+    encode.add_argument(
+        "--format",
+        choices=("npz", "npy", "safetensors", "png"),
+        default="npz",
+        help="format of the latents; png keeps 8 bits (default: %(default)s)",
+    )
+    decode = command("decode", pictures.decode, "decode latent files into pictures")
+    decode.add_argument("latents", nargs="+", help="latent files or glob patterns")
+    decode.add_argument(
+        "--layout",
+        choices=("nhwc", "nchw"),
+        default="nhwc",
+        help="axes of the latents; PyTorch programs write nchw (default: %(default)s)",
+    )
+    text = "encode and decode pictures, and write original and result side by side"
+    roundtrip = command("roundtrip", pictures.roundtrip, text)
+    roundtrip.add_argument("pictures", nargs="+", help="picture files or glob patterns")
+    for sub in (encode, decode, roundtrip):
+        sub.add_argument("-o", "--output", help="file or folder (default: beside each input)")
+        sub.add_argument("--model", default="taesd", help=f"{MODEL_HELP} (default: %(default)s)")
+        sub.add_argument(
+            "--dtype",
+            choices=("float32", "bfloat16", "float16"),
+            default="float32",
+            help="dtype of the computation (default: %(default)s)",
+        )
+        sub.add_argument("--device", choices=("cpu", "gpu", "tpu"), help="default: JAX's own")
+
+    info = command("info", checkpoints.info, "say what a checkpoint holds")
+    info.add_argument("model", help=MODEL_HELP)
+    info.add_argument("--json", action="store_true", help="print JSON")
+
+    convert = command("convert", checkpoints.convert, "convert a checkpoint to another layout")
+    convert.add_argument("model", help=MODEL_HELP + "; with torch also .pth")
+    convert.add_argument("target", help="file, folder (diffusers) or PATH (original, pth)")
+    convert.add_argument(
+        "--to",
+        choices=("diffusers", "original", "comfyui", "flax", "pth"),
+        help="layout (default: flax for a .safetensors target, else diffusers)",
+    )
+    convert.add_argument("--variant", choices=tuple(VARIANTS), help="label equal architectures")
+    convert.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="store in this dtype"
+    )
+
+    verify = command("verify", checkpoints.verify, "compare with PyTorch layer by layer")
+    verify.add_argument("model", help=MODEL_HELP + "; with torch also .pth")
+    verify.add_argument("--picture", help="picture to encode (default: a synthetic one)")
+    verify.add_argument("--seed", type=int, default=0, help="seed of the synthetic picture")
+    verify.add_argument("--json", metavar="FILE", help="write the report as JSON too")
+    return parser
+
+
+def _version() -> str:
+    try:
+        return version("taesd-jax")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""What several subcommands share: models, inputs, outputs and progress."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import glob
+import importlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import jax
+import jax.numpy as jnp
+
+from .. import weights
+from ..autoencoder import AutoencoderTiny
+from ..errors import CheckpointError, PictureError
+from ..weights.sources import PICKLES, pickles
+
+
+def convert_package() -> ModuleType:
+    """Import the PyTorch side: `taesd_jax.convert`, or `convert` in a checkout not installed.
+
+    Raises:
+        CheckpointError: PyTorch is not installed.
+    """
+    try:
+        try:
+            return importlib.import_module("taesd_jax.convert")
+        except ModuleNotFoundError as error:
+            if error.name != "taesd_jax.convert":
+                raise
+            return importlib.import_module("convert")
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise CheckpointError(
+            "this needs PyTorch, which is not installed: pip install 'taesd-jax[torch]'"
+        ) from error
+
+
+def load_checkpoint(source: str) -> weights.Checkpoint:
+    """Load what `taesd_jax.load` takes, and PyTorch's .pth files where torch is installed."""
+    path = Path(source).expanduser()
+    if (path.suffix.lower() in PICKLES and path.is_file()) or pickles(path):
+        return convert_package().load_pth(source)
+    return weights.load(source)
+
+
+def load_model(args: argparse.Namespace) -> AutoencoderTiny:
+    """Load `args.model` to compute in `args.dtype`."""
+    params, config, _ = load_checkpoint(args.model)
+    return AutoencoderTiny(jax.tree.map(jnp.asarray, params), config, dtype=args.dtype)
+
+
+@contextlib.contextmanager
+def on_device(name: str | None) -> Iterator[None]:
+    """Run on the first device of a platform: cpu, gpu or tpu."""
+    if name is None:
+        yield
+        return
+    try:
+        device = jax.devices(name)[0]
+    except RuntimeError as error:
+        here = ", ".join(sorted({d.platform for d in jax.devices()}))
+        raise ValueError(f"no device {name!r} here; there is {here}") from error
+    with jax.default_device(device):
+        yield
+
+
+def expand(patterns: list[str]) -> list[Path]:
+    """Return the files that paths and glob patterns name, each once.
+
+    Raises:
+        PictureError: A pattern matches nothing.
+    """
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        path = Path(pattern)
+        matches = [path] if path.exists() or not glob.has_magic(pattern) else []
+        matches = matches or [Path(p) for p in sorted(glob.glob(pattern, recursive=True))]
+        if not matches:
+            raise PictureError(f"no file matches {pattern!r}")
+        found |= dict.fromkeys(matches)
+    return list(found)
+
+
+def outputs(inputs: list[Path], output: str | None, suffix: str) -> list[Path]:
+    """Return where each input's result goes.
+
+    Args:
+        inputs: The files read.
+        output: None for beside each input; a folder (one that exists, ends with a slash, or has to
+            hold several results); or a file.
+        suffix: Put in place of the input's, such as ".decoded.png".
+
+    Raises:
+        PictureError: Two results would have one name, or a result would replace an input.
+    """
+    names = [f"{path.stem.removesuffix('.latent')}{suffix}" for path in inputs]
+    if output is None:
+        results = [path.with_name(name) for path, name in zip(inputs, names, strict=True)]
+    elif len(inputs) > 1 or Path(output).is_dir() or output.endswith(("/", os.sep)):
+        if Path(output).is_file():
+            raise PictureError(f"{len(inputs)} results need a folder, but {output} is a file")
+        results = [Path(output) / name for name in names]
+    else:
+        results = [Path(output)]
+    seen: dict[Path, Path] = {}
+    sources = {path.resolve() for path in inputs}
+    for source, result in zip(inputs, results, strict=True):
+        if result.resolve() in sources:
+            raise PictureError(f"{result} is an input; name another output with -o")
+        if other := seen.get(result):
+            raise PictureError(f"{other} and {source} would both be written to {result}")
+        seen[result] = source
+    return results
+
+
+def for_each(inputs: list[Path], results: list[Path], work: Callable[[Path, Path], str]) -> int:
+    """Call `work` for each file, print what it returns, and go on past broken files.
+
+    Returns:
+        The exit status: 1 if a file failed.
+    """
+    failed = 0
+    for i, (source, result) in enumerate(zip(inputs, results, strict=True), 1):
+        start = time.perf_counter()
+        count = f"[{i}/{len(inputs)}] " if len(inputs) > 1 else ""
+        try:
+            line = work(source, result)
+        except PictureError as error:
+            failed += 1
+            print(f"taesd-jax: error: {count}{error}", file=sys.stderr)
+        else:
+            print(f"{count}{line}  ({time.perf_counter() - start:.1f} s)", flush=True)
+    return 1 if failed else 0

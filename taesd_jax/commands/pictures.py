@@ -1,0 +1,109 @@
+"""`taesd-jax encode`, `decode` and `roundtrip`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from ..autoencoder import AutoencoderTiny
+from ..errors import PictureError
+from ..images import pad_image, psnr, read_image, write_image
+from ..latents import clipped_share, read_latent, write_latent
+from .options import expand, for_each, load_model, on_device, outputs
+
+
+def encode(args: argparse.Namespace) -> int:
+    """Encode pictures into latent files."""
+    inputs = expand(args.pictures)
+    results = outputs(inputs, args.output, f".latent.{args.format}")
+    with on_device(args.device):
+        vae = load_model(args)
+        vae.require("encoder")
+
+        def work(source: Path, result: Path) -> str:
+            image = read_image(source)
+            latent = _encode(vae, image)
+            write_latent(result, latent, config=vae.config, image_size=image.shape[:2])
+            note = ""
+            if result.suffix.lower() == ".png" and (share := clipped_share(latent, vae.config)):
+                note = f", {share:.2%} of values clipped to 8 bits' range"
+            return f"{result}: latent {_size(latent[0])}{note}"
+
+        return for_each(inputs, results, work)
+
+
+def decode(args: argparse.Namespace) -> int:
+    """Decode latent files into pictures."""
+    inputs = expand(args.latents)
+    results = outputs(inputs, args.output, ".decoded.png")
+    with on_device(args.device):
+        vae = load_model(args)
+        vae.require("decoder")
+
+        def work(source: Path, result: Path) -> str:
+            latent, size = read_latent(source, config=vae.config)
+            if args.layout == "nchw":
+                latent = latent.transpose(0, 2, 3, 1)
+            images = _decode(vae, latent, source)
+            h, w = _crop_size(images, size, source)
+            names = [result]
+            if len(images) > 1:
+                names = [
+                    result.with_name(f"{result.stem}-{i}{result.suffix}")
+                    for i in range(len(images))
+                ]
+            for name, image in zip(names, images, strict=True):
+                write_image(name, image[:h, :w])
+            return f"{', '.join(map(str, names))}: {w}x{h}"
+
+        return for_each(inputs, results, work)
+
+
+def roundtrip(args: argparse.Namespace) -> int:
+    """Encode and decode pictures; write original and result side by side and print the PSNR."""
+    inputs = expand(args.pictures)
+    results = outputs(inputs, args.output, ".roundtrip.png")
+    with on_device(args.device):
+        vae = load_model(args)
+        vae.require("encoder")
+        vae.require("decoder")
+
+        def work(source: Path, result: Path) -> str:
+            image = read_image(source)
+            h, w, _ = image.shape
+            decoded = _decode(vae, _encode(vae, image), source)[0, :h, :w]
+            write_image(result, np.concatenate([image, decoded], axis=1))
+            return f"{source}: {w}x{h}, PSNR {psnr(image, decoded):.2f} dB -> {result}"
+
+        return for_each(inputs, results, work)
+
+
+def _encode(vae: AutoencoderTiny, image: np.ndarray) -> np.ndarray:
+    padded = pad_image(image, vae.config.spatial_factor)
+    return np.asarray(vae.encode(padded[None]).latents)
+
+
+def _decode(vae: AutoencoderTiny, latent: np.ndarray, source: Path) -> np.ndarray:
+    try:
+        return np.asarray(vae.decode(latent).sample)
+    except ValueError as error:
+        hint = "; pass --layout nchw" if "NCHW" in str(error) else ""
+        raise PictureError(f"{source}: {error}{hint}") from error
+
+
+def _crop_size(images: np.ndarray, size: tuple[int, int] | None, source: Path) -> tuple[int, int]:
+    _, h, w, _ = images.shape
+    if size is None:
+        return h, w
+    if not (0 < size[0] <= h and 0 < size[1] <= w):
+        raise PictureError(
+            f"{source}: it says its picture was {size[1]}x{size[0]}, but it decodes to {w}x{h}"
+        )
+    return size
+
+
+def _size(array: np.ndarray) -> str:
+    h, w, c = array.shape
+    return f"{h}x{w}x{c}"

@@ -1,0 +1,138 @@
+"""Saving of whole checkpoints in every published layout."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ..config import AutoencoderTinyConfig
+from ..errors import CheckpointError
+from ..layers import HALVES, Half, layers_of
+from ..storage import write_files
+from . import names, sources
+from .names import Scheme
+
+Layout = Literal["diffusers", "original", "comfyui", "flax"]
+Params = dict[str, Any]
+
+
+def save(
+    path: str | os.PathLike[str],
+    params: Params,
+    config: AutoencoderTinyConfig,
+    *,
+    layout: Layout = "diffusers",
+) -> list[Path]:
+    """Write a checkpoint; an existing one stays whole until the new one is on disk.
+
+    Args:
+        path: By layout: "diffusers" the folder for config.json and
+            diffusion_pytorch_model.safetensors; "original" PATH for PATH_encoder.safetensors and
+            PATH_decoder.safetensors; "comfyui" and "flax" the file.
+        params: {"encoder": ..., "decoder": ...}; only "original" and "flax" take one half alone.
+        config: Architecture.
+        layout: As above. All but "diffusers", which has config.json, carry the config as metadata.
+
+    Returns:
+        The files written.
+
+    Raises:
+        CheckpointError: The layout cannot express this model.
+    """
+    from safetensors.numpy import save as to_bytes
+
+    path = Path(path)
+    written: dict[Path, bytes] = {}
+    for suffix, tensors in serialise(params, config, layout=layout).items():
+        metadata = {"format": "flax" if layout == "flax" else "pt"}
+        if layout != "diffusers":
+            metadata["config"] = json.dumps(config.to_dict())
+        target = path / suffix if layout == "diffusers" else path.with_name(path.name + suffix)
+        written[target] = to_bytes(tensors, metadata=metadata)
+    if layout == "diffusers":
+        written[path / sources.CONFIG_FILE] = _diffusers_json(config).encode()
+    write_files(written)
+    return list(written)
+
+
+def serialise(
+    params: Params, config: AutoencoderTinyConfig, *, layout: Layout | Scheme
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return the tensors of each file of a layout, by the file's name or suffix.
+
+    Raises:
+        CheckpointError: The layout cannot express this model.
+    """
+    halves: list[Half] = [half for half in HALVES if half in params]
+    if not halves:
+        raise CheckpointError(f"params must have 'encoder' or 'decoder', got {sorted(params)}")
+    if layout == "diffusers" and not config.fits_diffusers:
+        raise CheckpointError(
+            f"diffusers' AutoencoderTiny cannot express {config.variant or 'this model'} "
+            f"(GroupNorm branch, 32x stem or widths that differ by stage); write layout "
+            f"'original', 'comfyui' or 'flax'"
+        )
+    if layout in ("diffusers", "comfyui") and len(halves) == 1:
+        raise CheckpointError(
+            f"layout {layout!r} needs both halves, but only the {halves[0]} is loaded; write "
+            f"'original' or 'flax'"
+        )
+    scheme: Scheme = layout
+    tensors = {half: _by_name(params[half], half, config, scheme) for half in halves}
+    if layout == "original":
+        return {f"_{half}.safetensors": tensors[half] for half in halves}
+    merged = {name: t for half in halves for name, t in tensors[half].items()}
+    if layout == "comfyui":
+        merged |= _comfyui_scalars(config)
+    return {sources.DIFFUSERS_FILE if layout == "diffusers" else "": merged}
+
+
+def _by_name(
+    half_params: Params, half: Half, config: AutoencoderTinyConfig, scheme: Scheme
+) -> dict[str, np.ndarray]:
+    tensors, wrong = {}, []
+    for key, shape in names.tensor_shapes(layers_of(half, config)).items():
+        tensor = half_params
+        for word in names.flax_path(key, len(shape)):
+            tensor = tensor.get(word, {}) if isinstance(tensor, Mapping) else {}
+        array = None if isinstance(tensor, Mapping) else np.asarray(tensor)
+        if array is None or names.to_torch_shape(array.shape) != shape:
+            wrong.append(f"{half} {key} of shape {shape}")
+        else:
+            tensors[names.file_name(key, half, scheme)] = (
+                array if scheme == "flax" else names.to_torch(array)
+            )
+    if wrong:
+        raise CheckpointError(f"params do not fit the config; expected {'; '.join(wrong)}")
+    return tensors
+
+
+def _comfyui_scalars(config: AutoencoderTinyConfig) -> dict[str, np.ndarray]:
+    scale, shift = config.raw_latent_scale, config.raw_latent_shift
+    if scale is None and config.latent_channels in (4, 16) and config.spatial_factor == 8:
+        raise CheckpointError(
+            "ComfyUI's file carries the raw latent scale, which depends on the variant, and "
+            "nothing says whether this is "
+            + ("taesd or taesdxl" if config.latent_channels == 4 else "taesd3 or taef1")
+            + "; name it with config.labelled(...) or --variant"
+        )
+    scalars = {"vae_scale": 1.0 if scale is None else scale, "vae_shift": shift or 0.0}
+    return {name: np.asarray(value, np.float32) for name, value in scalars.items()}
+
+
+def _diffusers_json(config: AutoencoderTinyConfig) -> str:
+    fields = config.to_dict()
+    for ours in ("encoder_stem_channels", "pool_channels", "width_change"):
+        del fields[ours]
+    del fields["raw_latent_scale"], fields["raw_latent_shift"]
+    if float(fields["latent_magnitude"]).is_integer():
+        fields["latent_magnitude"] = int(fields["latent_magnitude"])
+    fields |= {"_class_name": "AutoencoderTiny", "_diffusers_version": "0.39.0"}
+    if config.variant:
+        fields["_name_or_path"] = config.variant
+    return json.dumps(fields, indent=2, sort_keys=True) + "\n"

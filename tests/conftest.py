@@ -1,0 +1,52 @@
+"""Strict settings for every test, and the published weights where they are at hand."""
+
+import os
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+WEIGHTS = Path(__file__).parents[2] / "shared" / "weights"
+
+
+@pytest.fixture(scope="session")
+def published():
+    """Return the folder of published weights; skip without it, unless TAESD_WEIGHTS names it."""
+    if named := os.environ.get("TAESD_WEIGHTS"):
+        assert Path(named).is_dir(), f"TAESD_WEIGHTS names no folder: {named}"
+        return Path(named)
+    if not WEIGHTS.is_dir():
+        pytest.skip("published weights are not at hand; set TAESD_WEIGHTS to their folder")
+    return WEIGHTS
+
+
+@pytest.fixture(scope="session")
+def photos():
+    """Return real photographs as float32 images (h, w, 3) in [-1, 1]."""
+    from skimage import data
+    from sklearn.datasets import load_sample_images
+
+    from taesd_jax.images import from_uint8
+
+    china, flower = load_sample_images().images
+    return {
+        "astronaut": from_uint8(data.astronaut()),
+        "coffee": from_uint8(data.coffee()),
+        "cat": from_uint8(data.chelsea()),
+        "china": from_uint8(china),
+        "flower": from_uint8(flower),
+    }
+
+
+@pytest.fixture
+def working_folder(tmp_path, monkeypatch):
+    """Run the test inside an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -1,0 +1,62 @@
+"""Random models, the same bits on every machine, drawn by published name with numpy."""
+
+import numpy as np
+
+from taesd_jax import AutoencoderTinyConfig, weights
+from taesd_jax.layers import HALVES, layers_of
+from taesd_jax.weights.names import file_name, tensor_shapes
+
+SMALL = AutoencoderTinyConfig(
+    encoder_block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8)
+)
+
+
+def random_state(half, config, seed=0, dtype=np.float32):
+    """Return published key -> PyTorch tensor, scaled so that activations stay near 1."""
+    rng = np.random.default_rng((seed, HALVES.index(half)))
+    state = {}
+    for key, shape in tensor_shapes(layers_of(half, config)).items():
+        x = rng.standard_normal(shape)
+        if len(shape) == 4:
+            gain = 0.5 if ".conv.4." in key else 1.4
+            x *= gain / np.sqrt(np.prod(shape[1:]))
+        else:
+            x = 0.1 * x + (1 if key.endswith("pool.1.weight") else 0)
+        state[key] = x.astype(dtype)
+    return state
+
+
+def random_states(config, seed=0, dtype=np.float32):
+    return {half: random_state(half, config, seed, dtype) for half in HALVES}
+
+
+def named(states, scheme):
+    """Put the halves of `random_states` into one dict with the names of a scheme."""
+    return {file_name(k, half, scheme): v for half in states for k, v in states[half].items()}
+
+
+def part(tensors, origin="tensors"):
+    shapes = {k: tuple(v.shape) for k, v in tensors.items()}
+    return weights.Part(origin, shapes, lambda names: {n: tensors[n] for n in names})
+
+
+def assemble(tensors, fields=None, label=""):
+    """Build a checkpoint from one dict of named tensors."""
+    return weights.assemble([part(tensors)], fields=fields or {}, label=label, origin="tensors")
+
+
+def random_model(config, seed=0, dtype=np.float32):
+    """Return params and config of a random model."""
+    fields = config.to_dict()
+    params, config, _ = assemble(named(random_states(config, seed, dtype), "module"), fields)
+    return params, config
+
+
+def image(config, size, n=1, seed=0, dtype=np.float32):
+    shape = (n, *size, config.in_channels)
+    return np.random.default_rng(seed).uniform(-1, 1, shape).astype(dtype)
+
+
+def latent(config, size, n=1, seed=0, dtype=np.float32):
+    shape = (n, *size, config.latent_channels)
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
