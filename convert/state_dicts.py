@@ -68,6 +68,8 @@ def part_of(state: Mapping[str, Any], origin: str) -> weights.Part:
     Raises:
         CheckpointError: It does not map names to tensors of a supported dtype.
     """
+    if unnamed := [name for name in state if not isinstance(name, str)]:
+        raise CheckpointError(f"{origin}: names must be text, got {unnamed[0]!r}")
     wrong = [
         f"{name} is {value.dtype if isinstance(value, torch.Tensor) else type(value).__name__}"
         for name, value in state.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
@@ -21,7 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `taesd-jax` and return its exit status."""
     args = _parser().parse_args(argv)
     try:
-        return args.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return args.run(args)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -33,6 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"taesd-jax: error: {error}", file=sys.stderr)
         return 1
+
+
+def _show_warning(message, *_, **__) -> None:
+    print(f"taesd-jax: warning: {message}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

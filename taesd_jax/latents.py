@@ -121,7 +121,8 @@ def _read_npy(path: Path) -> StoredLatent:
 
 
 def _read_npz(path: Path) -> StoredLatent:
-    with np.load(path, allow_pickle=False) as file:
+    # numpy leaves a file that it opened itself open when it is no zip file.
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
         names = [name for name in file.files if name != "image_size"]
         size = _size(file["image_size"].tolist()) if "image_size" in file.files else None
         return StoredLatent(file[_one(names, path)], size)
@@ -190,7 +191,7 @@ def _read_png(path: Path, config: AutoencoderTinyConfig) -> StoredLatent:
     if z != config.latent_channels:
         name = config.variant or "this model"
         raise PictureError(
-            f"{path}: {name} needs {config.latent_channels} latent channels, this PNG holds {z}"
+            f"{path}: {name} needs {config.latent_channels} latent channels, this PNG holds {z!r}"
         )
     rows, w, _ = pixels.shape
     groups = pixels.reshape(z // 4, rows // (z // 4), w, 4).transpose(1, 2, 0, 3)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from .blocks import Block, Conv, UpsampleConv, activation, clamp
+from .blocks import Block, Conv, UpsampleConv, activation, clamp, narrow, widen
 from .config import AutoencoderTinyConfig
 from .layers import Half, Layer, layers_of
 
@@ -20,7 +20,7 @@ from .layers import Half, Layer, layers_of
 def apply_layer(module: Encoder | Decoder, layer: Layer, x: jax.Array) -> jax.Array:
     """Apply one layer of `module` to x; a "conv" leaves rounding to what follows it."""
     if layer.kind == "clamp":
-        return clamp(x)
+        return clamp(widen(x))
     if layer.kind == "activation":
         return activation(module.config.act_fn)(x)
     return getattr(module, layer.name)(x)
@@ -48,11 +48,12 @@ def _add_layers(
             setattr(module, layer.name, block)
 
 
-def _apply_layers(module: Encoder | Decoder, half: Half, x: jax.Array, remat: bool) -> jax.Array:
-    dtype = x.dtype
+def _apply_layers(
+    module: Encoder | Decoder, half: Half, x: jax.Array, dtype: DTypeLike, remat: bool
+) -> jax.Array:
     for layer in layers_of(half, module.config):
         if layer.kind != "activation":
-            x = x.astype(dtype)
+            x = narrow(x, dtype)
         if remat and layer.kind == "block":
             x = jax.checkpoint(lambda x, layer=layer: apply_layer(module, layer, x))(x)
         else:
@@ -84,7 +85,8 @@ class Encoder(nnx.Module):
 
         Sides are divided by 32 in taesana. With remat each block is recomputed in the gradient.
         """
-        return _apply_layers(self, "encoder", (image + 1) / 2, remat).astype(image.dtype)
+        x = (widen(image) + 1) / 2
+        return narrow(_apply_layers(self, "encoder", x, image.dtype, remat), image.dtype)
 
 
 class Decoder(nnx.Module):
@@ -111,4 +113,5 @@ class Decoder(nnx.Module):
 
         Sides are multiplied by 32 in taesana. With remat each block is recomputed in the gradient.
         """
-        return (_apply_layers(self, "decoder", latent, remat) * 2 - 1).astype(latent.dtype)
+        x = _apply_layers(self, "decoder", latent, latent.dtype, remat)
+        return narrow(x * 2 - 1, latent.dtype)

@@ -65,7 +65,7 @@ TORCH_ACT = {
 
 
 def to_torch(x):
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(np.asarray(x), -1, 1)))
+    return torch.from_numpy(np.array(np.moveaxis(np.asarray(x), -1, 1), order="C"))
 
 
 def to_numpy(x):

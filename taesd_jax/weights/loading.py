@@ -132,7 +132,7 @@ def assemble(
             _set(params[half], names.flax_path(key, tensor.ndim), tensor)
     _check_finite(params, origin)
     labels: dict[str, Any] = {"name_or_path": origin}
-    if scalars:
+    if scalars and not fields:
         labels["raw_latent_scale"] = scalars.get("vae_scale", 1.0)
         labels["raw_latent_shift"] = scalars.get("vae_shift", 0.0)
     return Checkpoint(params, _labelled(config, label).replace(**labels), scheme)

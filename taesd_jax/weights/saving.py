@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,6 +83,7 @@ def serialise(
             f"'original' or 'flax'"
         )
     scheme: Scheme = layout
+    _check(params, halves, config)
     tensors = {half: _by_name(params[half], half, config, scheme) for half in halves}
     if layout == "original":
         return {f"_{half}.safetensors": tensors[half] for half in halves}
@@ -92,23 +93,41 @@ def serialise(
     return {sources.DIFFUSERS_FILE if layout == "diffusers" else "": merged}
 
 
+def _check(params: Params, halves: list[Half], config: AutoencoderTinyConfig) -> None:
+    lines = [f"  {half}: unexpected" for half in params if half not in halves]
+    for half in halves:
+        got = {path: names.to_torch_shape(np.shape(leaf)) for path, leaf in _walk(params[half])}
+        want = {
+            names.flax_path(key, len(shape)): shape
+            for key, shape in names.tensor_shapes(layers_of(half, config)).items()
+        }
+        for path in want | got:
+            if got.get(path) != want.get(path):
+                expected = want.get(path, "nothing")
+                name = ".".join((half, *path))
+                lines.append(f"  {name}: expected {expected}, got {got.get(path, 'nothing')}")
+    if lines:
+        raise CheckpointError(
+            "the params do not fit the config (PyTorch shapes):\n" + "\n".join(lines)
+        )
+
+
+def _walk(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if not isinstance(tree, Mapping):
+        yield path, tree
+        return
+    for word, branch in tree.items():
+        yield from _walk(branch, (*path, word))
+
+
 def _by_name(
     half_params: Params, half: Half, config: AutoencoderTinyConfig, scheme: Scheme
 ) -> dict[str, np.ndarray]:
-    tensors, wrong = {}, []
+    tensors, leaves = {}, dict(_walk(half_params))
     for key, shape in names.tensor_shapes(layers_of(half, config)).items():
-        tensor = half_params
-        for word in names.flax_path(key, len(shape)):
-            tensor = tensor.get(word, {}) if isinstance(tensor, Mapping) else {}
-        array = None if isinstance(tensor, Mapping) else np.asarray(tensor)
-        if array is None or names.to_torch_shape(array.shape) != shape:
-            wrong.append(f"{half} {key} of shape {shape}")
-        else:
-            tensors[names.file_name(key, half, scheme)] = (
-                array if scheme == "flax" else names.to_torch(array)
-            )
-    if wrong:
-        raise CheckpointError(f"params do not fit the config; expected {'; '.join(wrong)}")
+        array = np.asarray(leaves[names.flax_path(key, len(shape))])
+        name = names.file_name(key, half, scheme)
+        tensors[name] = array if scheme == "flax" else names.to_torch(array)
     return tensors
 
 

@@ -1,0 +1,141 @@
+"""What importing costs, which way imports run, and that examples in docstrings are true."""
+
+import ast
+import doctest
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in (ROOT / "taesd_jax").rglob("*.py")
+    if path.name != "__main__.py"
+)
+
+# Lower layers never import higher ones. Files of one row do not import each other, except that
+# the two subpackages are ordered within.
+ORDER = [
+    {"errors", "config", "storage"},
+    {"layers", "images", "latents"},
+    {"blocks", "weights"},
+    {"modules"},
+    {"functional"},
+    {"batching"},
+    {"autoencoder"},
+    {"commands"},
+    {"cli"},
+]
+NO_TORCH = ("torch", "optax", "PIL", "huggingface_hub", "safetensors", "convert")
+
+
+def imports(path):
+    """Yield (module, inside a function) for every import in a file of the package."""
+    tree = ast.parse(path.read_text())
+    inside = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+    }
+    package = path.relative_to(ROOT).parts[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                yield name.name, id(node) in inside
+        elif isinstance(node, ast.ImportFrom):
+            if not node.level:
+                yield node.module, id(node) in inside
+                continue
+            base = package[: len(package) - node.level + 1]
+            names = [node.module] if node.module else [name.name for name in node.names]
+            for name in names:
+                yield ".".join((*base, name)), id(node) in inside
+
+
+def rank(module):
+    name = module.split(".")[1]
+    return next(i for i, row in enumerate(ORDER) if name in row)
+
+
+def test_imports_run_one_way():
+    checked = 0
+    for path in (ROOT / "taesd_jax").rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if len(parts) == 2 and parts[1].startswith("__"):
+            continue
+        for module, _ in imports(path):
+            if module.startswith("taesd_jax."):
+                own, other = parts[1], module.split(".")[1]
+                assert own == other or rank(module) < rank(".".join(parts)), (path, module)
+                checked += 1
+    assert checked > 30
+
+
+def test_nothing_in_the_package_imports_the_torch_side_or_heavy_things_at_import():
+    for path in (ROOT / "taesd_jax").rglob("*.py"):
+        for module, inside in imports(path):
+            top = module.split(".")[0]
+            assert not module.startswith("taesd_jax.convert"), path
+            assert inside or top not in NO_TORCH, (path, module)
+
+
+def test_config_layers_and_names_need_no_jax():
+    for name in ("config", "layers", "errors", "storage", "weights/names", "weights/recognition"):
+        path = ROOT / "taesd_jax" / f"{name}.py"
+        assert not [m for m, _ in imports(path) if m.split(".")[0] in ("jax", "flax")]
+
+
+def test_convert_imports_the_library_by_name():
+    for path in (ROOT / "convert").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level in (0, 1)
+
+
+@pytest.mark.parametrize("statement", ["import taesd_jax", "import taesd_jax.cli"])
+def test_importing_is_quiet_and_starts_no_backend(statement):
+    code = f"""
+import sys
+import jax
+from flax import nnx
+before = set(sys.modules)
+{statement}
+new = {{name.split(".")[0] for name in set(sys.modules) - before}}
+assert not new & {{"torch", "optax", "PIL", "huggingface_hub", "safetensors", "convert"}}, new
+from jax._src import xla_bridge
+assert not xla_bridge.backends_are_initialized()
+"""
+    env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error::UserWarning:taesd_jax"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings(name):
+    module = importlib.import_module(name)
+    assert doctest.testmod(module).failed == 0
+
+
+def test_there_are_examples():
+    finder = doctest.DocTestFinder()
+    count = sum(
+        len(test.examples)
+        for name in MODULES
+        for test in finder.find(importlib.import_module(name))
+    )
+    assert count >= 15
+
+
+def test_every_public_name_has_a_docstring():
+    import taesd_jax
+
+    for name in taesd_jax.__all__:
+        thing = getattr(taesd_jax, name)
+        assert name == "VARIANTS" or thing.__doc__, name
