@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 import jax
@@ -103,7 +104,7 @@ def parity_report(
     params: dict[str, Any],
     config: AutoencoderTinyConfig,
     *,
-    image: str | np.ndarray | None = None,
+    image: str | os.PathLike[str] | np.ndarray | None = None,
     seed: int = 0,
 ) -> ParityReport:
     """Run both frameworks on one picture and compare every layer and both halves.
@@ -117,7 +118,7 @@ def parity_report(
         image: Picture file or image (h, w, 3) in [-1, 1]; smooth noise by default.
         seed: For the default image, and for the latent where there is no encoder.
     """
-    image = read_image(image) if isinstance(image, str) else image
+    image = read_image(image) if isinstance(image, (str, os.PathLike)) else image
     if image is None:
         image = _noise(seed, 3 * config.spatial_factor + 40)
     image = pad_image(image, config.spatial_factor)[None]

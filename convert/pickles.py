@@ -49,8 +49,17 @@ def save_pth(
 
     Returns:
         The files written.
+
+    Raises:
+        CheckpointError: The params do not fit config, or config says something that the tensors
+            alone cannot, such as another activation.
     """
     path = Path(path)
+    if not config.fits_tensors:
+        raise CheckpointError(
+            "a .pth file has no room for a config, and this model's differs from the default in "
+            "act_fn, the 8-bit range, force_upcast or a scaling factor; write layout 'flax'"
+        )
     written = {}
     for half in params:
         (tensors,) = weights.serialise({half: params[half]}, config, layout="original").values()
@@ -70,8 +79,9 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(
             f"{path}: refused, it holds more than tensors and could run code when loaded"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: not a whole PyTorch file: {error}") from error
+    except Exception as error:  # torch.load raises of every kind on broken files
+        kind = type(error).__name__
+        raise CheckpointError(f"{path}: not a whole PyTorch file ({kind}: {error})") from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: expected a state dict, got {type(state).__name__}")
     return state

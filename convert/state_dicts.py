@@ -70,14 +70,10 @@ def part_of(state: Mapping[str, Any], origin: str) -> weights.Part:
     """
     if unnamed := [name for name in state if not isinstance(name, str)]:
         raise CheckpointError(f"{origin}: names must be text, got {unnamed[0]!r}")
-    wrong = [
-        f"{name} is {value.dtype if isinstance(value, torch.Tensor) else type(value).__name__}"
-        for name, value in state.items()
-        if not isinstance(value, torch.Tensor) or value.dtype not in _DTYPES
-    ]
+    wrong = [f"{name} is {kind}" for name, value in state.items() if (kind := _unfit(value))]
     if wrong:
         allowed = ", ".join(_DTYPES.values())
-        raise CheckpointError(f"{origin}: expected tensors of {allowed}; {'; '.join(wrong)}")
+        raise CheckpointError(f"{origin}: expected dense tensors of {allowed}; {'; '.join(wrong)}")
     shapes = {name: tuple(value.shape) for name, value in state.items()}
     return weights.Part(origin, shapes, lambda names: {n: to_array(state[n]) for n in names})
 
@@ -96,6 +92,14 @@ def to_tensor(array: np.ndarray) -> torch.Tensor:
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
+
+
+def _unfit(value: Any) -> str:
+    if not isinstance(value, torch.Tensor):
+        return type(value).__name__
+    if value.layout != torch.strided or value.is_meta:
+        return "meta" if value.is_meta else str(value.layout)
+    return "" if value.dtype in _DTYPES else str(value.dtype)
 
 
 def _fields(module: torch.nn.Module) -> Mapping[str, Any]:

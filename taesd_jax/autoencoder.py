@@ -12,7 +12,7 @@ from jax.typing import ArrayLike, DTypeLike
 from . import weights
 from .batching import check_chunk, decode_sliced, encode_sliced
 from .config import AutoencoderTinyConfig
-from .functional import Params, decode, encode, init
+from .functional import Params, check_dtype, decode, encode, init
 from .layers import Half
 
 
@@ -55,7 +55,7 @@ class AutoencoderTiny:
     ):
         self.params = params
         self.config = config
-        self.dtype = None if dtype is None else jnp.dtype(dtype)
+        self.dtype = None if dtype is None else jnp.dtype(check_dtype(dtype))
         self._chunk: int | None = None
         self._remat = False
 
@@ -87,7 +87,7 @@ class AutoencoderTiny:
         """Load a checkpoint onto the default device; `taesd_jax.load` says what can be loaded.
 
         Args:
-            name_or_path: File, pair of files, folder, hub id or variant name.
+            name_or_path: File, PATH of a pair, folder, hub id or variant name.
             dtype: Dtype of the computation and of the results; the input's by default.
             param_dtype: Dtype to hold the parameters in; as stored by default.
             subfolder: Folder inside a folder or hub repository.
@@ -100,6 +100,8 @@ class AutoencoderTiny:
             CheckpointNotFoundError: There is nothing under that name.
             CheckpointError: What is there is not a model of this family.
         """
+        if param_dtype is not None:
+            param_dtype = check_dtype(param_dtype)
         params, config, _ = weights.load(
             name_or_path,
             subfolder=subfolder,
@@ -172,12 +174,22 @@ class AutoencoderTiny:
         return self.decode(self.unscale_latents(stored), return_dict=return_dict)
 
     def scale_latents(self, latent: jax.Array) -> jax.Array:
-        """Map latents to [0, 1] for 8-bit storage, clipping at +-`latent_magnitude`."""
+        """Map latents to [0, 1] for 8-bit storage, clipping at +-`latent_magnitude`.
+
+        Raises:
+            TypeError: The latent is not floating point.
+        """
+        check_dtype(latent.dtype)
         c = self.config
         return jnp.clip(latent / (2 * c.latent_magnitude) + c.latent_shift, 0, 1)
 
     def unscale_latents(self, latent: jax.Array) -> jax.Array:
-        """Map [0, 1] back to latents."""
+        """Map [0, 1] back to latents; divide 8-bit values by 255 before.
+
+        Raises:
+            TypeError: The values are not floating point.
+        """
+        check_dtype(latent.dtype)
         return (latent - self.config.latent_shift) * (2 * self.config.latent_magnitude)
 
     def enable_slicing(self, chunk: int = 1) -> None:

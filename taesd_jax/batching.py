@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 
 import jax
 from jax import lax
@@ -22,8 +23,8 @@ def encode_sliced(
     remat: bool = False,
 ) -> jax.Array:
     """Encode a batch `chunk` images at a time; see `taesd_jax.encode` for the rest."""
-    image = check_image(image, config)
-    return _map(_encode_one, params, image, config, check_chunk(chunk), _hashable(dtype), remat)
+    check_image(image, config)
+    return _map(_encode_one, params, image, config, check_chunk(chunk), dtype, remat)
 
 
 def decode_sliced(
@@ -36,19 +37,15 @@ def decode_sliced(
     remat: bool = False,
 ) -> jax.Array:
     """Decode a batch `chunk` latents at a time; see `taesd_jax.decode` for the rest."""
-    latent = check_latent(latent, config)
-    return _map(_decode_one, params, latent, config, check_chunk(chunk), _hashable(dtype), remat)
+    check_latent(latent, config)
+    return _map(_decode_one, params, latent, config, check_chunk(chunk), dtype, remat)
 
 
 def check_chunk(chunk: int) -> int:
     """Return `chunk` if it is a positive integer, else raise ValueError."""
-    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+    if isinstance(chunk, bool) or not hasattr(chunk, "__index__") or chunk < 1:
         raise ValueError(f"chunk must be a positive integer, got {chunk!r}")
-    return chunk
-
-
-def _hashable(dtype: DTypeLike | None) -> str | None:
-    return None if dtype is None else jax.numpy.dtype(dtype).name
+    return operator.index(chunk)
 
 
 def _encode_one(params, image, **options):

@@ -202,10 +202,8 @@ class UpsampleConv(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map (n, h, w, in_channels) to (n, 2h, 2w, out_channels)."""
-        n, h, w, c = x.shape
-        x = jnp.broadcast_to(x[:, :, None, :, None], (n, h, 2, w, 2, c))
         y = lax.conv_general_dilated(
-            x.reshape(n, 2 * h, 2 * w, c),
+            jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2),
             self.kernel[...].astype(x.dtype),
             window_strides=(1, 1),
             padding=((1, 1), (1, 1)),

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from .config import VARIANTS
-from .errors import CheckpointError, PictureError
 
 MODEL_HELP = (
     "a safetensors file; PATH for PATH_encoder.safetensors and PATH_decoder.safetensors; a folder; "
@@ -23,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("default", UserWarning)
             warnings.showwarning = _show_warning
             return args.run(args)
     except KeyboardInterrupt:
@@ -31,10 +31,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output has gone; keep Python from failing again when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (CheckpointError, PictureError, ValueError, TypeError, OSError) as error:
+    except Exception as error:
         if args.debug:
             raise
-        print(f"taesd-jax: error: {error}", file=sys.stderr)
+        expected = isinstance(error, (ValueError, TypeError, OSError))
+        kind = "" if expected else f"{type(error).__name__}: "
+        print(f"taesd-jax: error: {kind}{error}", file=sys.stderr)
         return 1
 
 
@@ -49,12 +51,14 @@ def _parser() -> argparse.ArgumentParser:
         prog="taesd-jax", description="Tiny autoencoders (the TAESD family) in JAX."
     )
     parser.add_argument("--version", action="version", version=_version())
+    debug = "show the trace of an error"
+    parser.add_argument("--debug", action="store_true", help=debug)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
-        sub.add_argument("--debug", action="store_true", help="show the trace of an error")
+        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=debug)
         return sub
 
     encode = command("encode", pictures.encode, "encode pictures into latent files")
@@ -62,8 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     encode.add_argument(
         "--format",
         choices=("npz", "npy", "safetensors", "png"),
-        default="npz",
-        help="format of the latents; png keeps 8 bits (default: %(default)s)",
+        help="format of the latents; png keeps 8 bits (default: what -o ends with, or npz)",
     )
     decode = command("decode", pictures.decode, "decode latent files into pictures")
     decode.add_argument("latents", nargs="+", help="latent files or glob patterns")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 import warnings
@@ -11,6 +12,16 @@ from typing import Any
 
 ACTIVATIONS = ("relu", "silu", "swish", "gelu", "mish")
 DIFFUSERS_CLASS = "AutoencoderTiny"
+
+_NOT_IN_TENSORS = (
+    *("act_fn", "latent_magnitude", "latent_shift", "force_upcast"),
+    *("scaling_factor", "shift_factor"),
+)
+_ARCHITECTURE = (
+    *("in_channels", "out_channels", "latent_channels", "act_fn"),
+    *("encoder_block_out_channels", "num_encoder_blocks", "encoder_stem_channels"),
+    *("decoder_block_out_channels", "num_decoder_blocks", "pool_channels", "width_change"),
+)
 
 # Bounds that no model of this family comes near; they keep a hostile config.json from asking for
 # a model that does not fit in memory.
@@ -23,8 +34,7 @@ _MAX_BLOCKS = 64
 class AutoencoderTinyConfig:
     """Describe a tiny autoencoder, in the fields and defaults of diffusers' `AutoencoderTiny`.
 
-    The last six fields go beyond diffusers. The three that only label a model take no part in
-    equality or hashing, so that variants of one architecture share one compiled program.
+    The last six fields go beyond diffusers.
 
     Attributes:
         in_channels: Channels of the image that the encoder reads.
@@ -51,7 +61,7 @@ class AutoencoderTinyConfig:
         raw_latent_scale: model latent = (raw VAE latent - raw_latent_shift) * raw_latent_scale;
             None where unknown or not one number.
         raw_latent_shift: See raw_latent_scale.
-        name_or_path: Where the weights came from.
+        name_or_path: Where the weights came from; takes no part in equality.
     """
 
     in_channels: int = 3
@@ -72,8 +82,8 @@ class AutoencoderTinyConfig:
     encoder_stem_channels: tuple[int, ...] = ()
     pool_channels: int = 0
     width_change: str = "conv"
-    raw_latent_scale: float | None = dataclasses.field(default=None, compare=False)
-    raw_latent_shift: float | None = dataclasses.field(default=None, compare=False)
+    raw_latent_scale: float | None = None
+    raw_latent_shift: float | None = None
     name_or_path: str = dataclasses.field(default="", compare=False)
 
     def __post_init__(self):
@@ -112,18 +122,38 @@ class AutoencoderTinyConfig:
         """Image pixels to a latent along one side: 8, or 32 for taesana."""
         return 2 ** (len(self.decoder_block_out_channels) - 1)
 
+    @functools.cached_property
+    def architecture(self) -> AutoencoderTinyConfig:
+        """The fields that decide tensors and arithmetic; the others at their defaults.
+
+        Variants with one architecture share one compiled program.
+        """
+        return AutoencoderTinyConfig(**{name: getattr(self, name) for name in _ARCHITECTURE})
+
+    @property
+    def same_architecture(self) -> tuple[str, ...]:
+        """Names of the published variants with this architecture."""
+        return tuple(k for k, row in VARIANTS.items() if row.architecture == self.architecture)
+
     @property
     def variant(self) -> str | None:
         """Name of the published variant with this architecture and latent space, or None."""
-        rows = {name: row for name, row in VARIANTS.items() if row == self}
-        if len(rows) == 1:
-            return next(iter(rows))
-        for name, row in rows.items():
+        names = self.same_architecture
+        if len(names) == 1:
+            return names[0]
+        for name in names:
+            row = VARIANTS[name]
             if _close(self.raw_latent_scale, row.raw_latent_scale) and _close(
                 self.raw_latent_shift, row.raw_latent_shift
             ):
                 return name
         return None
+
+    @property
+    def fits_tensors(self) -> bool:
+        """Whether a file of tensors alone, without a config, says everything but labels."""
+        default = AutoencoderTinyConfig()
+        return all(getattr(self, name) == getattr(default, name) for name in _NOT_IN_TENSORS)
 
     @property
     def fits_diffusers(self) -> bool:
@@ -151,9 +181,9 @@ class AutoencoderTinyConfig:
         >>> AutoencoderTinyConfig().labelled("taesd3").variant is None
         True
         """
-        row = VARIANTS.get(name)
-        if row is None or row != self:
+        if name not in self.same_architecture:
             return self
+        row = VARIANTS[name]
         return self.replace(
             raw_latent_scale=row.raw_latent_scale, raw_latent_shift=row.raw_latent_shift
         )
@@ -190,7 +220,7 @@ class AutoencoderTinyConfig:
                 continue
             if "tuple" in known[name] and isinstance(value, list):
                 value = tuple(value)
-            if "float" in known[name] and type(value) is int:
+            if "float" in known[name] and type(value) is int and abs(value) < 1e6:
                 value = float(value)
             values[name] = value
         return cls(**values)
@@ -226,8 +256,10 @@ def _check_field(name: str, kind: str, value: Any) -> None:
             fail("a number")
     elif type(value) not in (int, float) or not abs(value) < 1e6:
         fail("a finite number")
-    elif name == "latent_magnitude" and value <= 0:
+    elif name in ("latent_magnitude", "raw_latent_scale") and value <= 0:
         fail("a number above 0")
+    elif name == "latent_shift" and not 0 <= value <= 1:
+        fail("a number from 0 to 1")
 
 
 def _check_choice(name: str, value: Any, choices: tuple) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
@@ -51,8 +52,8 @@ def encode(
     >>> encode(params, jnp.zeros((1, 64, 48, 3)), config=config).shape
     (1, 8, 6, 4)
     """
-    image = check_image(image, config)
-    return _apply(_half(params, "encoder"), image, "encoder", config, _name(dtype), remat)
+    check_image(image, config)
+    return _run(params, image, "encoder", config, dtype, remat)
 
 
 def decode(
@@ -87,8 +88,8 @@ def decode(
     >>> decode(params, jnp.zeros((1, 8, 6, 4)), config=config).shape
     (1, 64, 48, 3)
     """
-    latent = check_latent(latent, config)
-    return _apply(_half(params, "decoder"), latent, "decoder", config, _name(dtype), remat)
+    check_latent(latent, config)
+    return _run(params, latent, "decoder", config, dtype, remat)
 
 
 def init(
@@ -117,18 +118,30 @@ def abstract_params(half: Half, config: AutoencoderTinyConfig) -> Params:
     return nnx.to_pure_dict(_abstract(half, config)[1])
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def _run(
+    params: Params,
+    x: Any,
+    half: Half,
+    config: AutoencoderTinyConfig,
+    dtype: DTypeLike | None,
+    remat: bool,
+) -> jax.Array:
+    result = check_dtype(x.dtype if dtype is None else dtype)
+    compute = "float32" if config.force_upcast else result
+    return _apply(_half(params, half), x, half, config.architecture, compute, result, remat)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5, 6))
 def _apply(
     half_params: Params,
     x: jax.Array,
     half: Half,
-    config: AutoencoderTinyConfig,
-    dtype: str | None,
+    architecture: AutoencoderTinyConfig,
+    compute: str,
+    result: str,
     remat: bool,
 ) -> jax.Array:
-    module = bind(half_params, half, config)
-    result = jnp.dtype(dtype) if dtype else x.dtype
-    compute = jnp.dtype(jnp.float32) if config.force_upcast else result
+    module = bind(half_params, half, architecture)
     return module(x.astype(compute), remat=remat).astype(result)
 
 
@@ -181,41 +194,60 @@ def _half(params: Params, half: Half) -> Params:
             f"params must be a dict with the key {half!r}, got {keys}; load a checkpoint with its "
             f"{half}"
         )
-    return params[half]
+    return _plain(params[half])
 
 
-def _name(dtype: DTypeLike | None) -> str | None:
-    if dtype is None:
-        return None
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"dtype must be a floating-point dtype, got {jnp.dtype(dtype).name}")
-    return jnp.dtype(dtype).name
+def _plain(tree: Any) -> Any:
+    # Pipelines pass Flax's FrozenDict.
+    if type(tree) is dict or not isinstance(tree, Mapping):
+        return tree
+    return {key: _plain(branch) for key, branch in tree.items()}
 
 
-def check_image(image: ArrayLike, config: AutoencoderTinyConfig) -> jax.Array:
-    """Return `image` if it is floating point (n, h, w, 3), else raise ValueError or TypeError."""
-    return _check(image, "image", config.in_channels, "divide 8-bit values by 127.5, subtract 1")
+def check_dtype(dtype: DTypeLike) -> str:
+    """Return the name of a dtype to compute or store in, else raise TypeError."""
+    name = jnp.dtype(dtype).name
+    if name not in ("float32", "bfloat16", "float16", "float64"):
+        raise TypeError(f"dtype must be float32, bfloat16, float16 or float64, got {name}")
+    return name
 
 
-def check_latent(latent: ArrayLike, config: AutoencoderTinyConfig) -> jax.Array:
-    """Return `latent` if it is floating point (n, h, w, z), else raise ValueError or TypeError."""
+def check_image(image: ArrayLike, config: AutoencoderTinyConfig) -> None:
+    """Raise ValueError or TypeError unless `image` is floating point (n, h, w, 3)."""
+    _check_config(config)
+    _check(image, "image", config.in_channels, "divide 8-bit values by 127.5 and subtract 1")
+
+
+def check_latent(latent: ArrayLike, config: AutoencoderTinyConfig) -> None:
+    """Raise ValueError or TypeError unless `latent` is floating point (n, h, w, z)."""
+    _check_config(config)
     channels = config.latent_channels
-    shape = getattr(latent, "shape", ())
-    if len(shape) == 4 and shape[-1] != channels and channels not in shape:
+    shape = tuple(getattr(latent, "shape", ()))
+    if len(shape) == 4 and shape[-1] != channels:
         likely = [name for name, row in VARIANTS.items() if row.latent_channels == shape[-1]]
         if likely:
             name = config.variant or "this model"
+            nchw = " Or is it NCHW?" if shape[1] == channels else ""
             raise ValueError(
                 f"latent must have {channels} channels for {name}, got shape {shape}; did you "
-                f"mean {' or '.join(likely)}?"
+                f"mean {' or '.join(likely)}?{nchw}"
             )
-    return _check(latent, "latent", channels, "convert 8-bit latents with unscale_latents")
+    hint = "divide 8-bit values by 255 and apply unscale_latents"
+    _check(latent, "latent", channels, hint)
 
 
-def _check(x: Any, what: str, channels: int, hint: str) -> Any:
+def _check_config(config: AutoencoderTinyConfig) -> None:
+    if not isinstance(config, AutoencoderTinyConfig):
+        raise TypeError(f"config must be an AutoencoderTinyConfig, got {type(config).__name__}")
+
+
+def _check(x: Any, what: str, channels: int, hint: str) -> None:
     shape, dtype = getattr(x, "shape", None), getattr(x, "dtype", None)
-    if shape is None or dtype is None:
-        raise TypeError(f"{what} must be an array (n, h, w, {channels}), got {type(x).__name__}")
+    if shape is None or not isinstance(dtype, np.dtype):
+        raise TypeError(
+            f"{what} must be a JAX or numpy array (n, h, w, {channels}), got "
+            f"{type(x).__module__}.{type(x).__name__}"
+        )
     if len(shape) != 4:
         more = "; add the batch axis with x[None]" if len(shape) == 3 else ""
         raise ValueError(f"{what} must be (n, h, w, {channels}), got shape {tuple(shape)}{more}")
@@ -228,4 +260,3 @@ def _check(x: Any, what: str, channels: int, hint: str) -> Any:
         raise ValueError(f"{what} must not be empty, got shape {tuple(shape)}")
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"{what} must be floating point, got {dtype}; {hint}")
-    return x

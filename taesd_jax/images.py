@@ -32,7 +32,7 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         raise PictureError(f"no such picture: {path}") from error
     except PictureError:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's decoders raise of every kind on broken files
         raise PictureError(f"{path}: not a whole picture: {error}") from error
     return from_uint8(pixels)
 
@@ -48,6 +48,8 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
     from PIL import Image
 
     path = Path(path)
+    if image.ndim != 3 or image.shape[-1] != 3:
+        raise PictureError(f"image must be (h, w, 3), got shape {image.shape}")
     if not (kind := Image.registered_extensions().get(path.suffix.lower())):
         raise PictureError(f"{path}: unknown picture format {path.suffix!r}; use .png or .jpg")
     buffer = io.BytesIO()
@@ -77,9 +79,12 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
     array([  0, 128, 255], dtype=uint8)
 
     Raises:
-        PictureError: A value is NaN.
+        PictureError: A value is NaN, or they are integers, whose range would be a guess.
     """
-    image = np.asarray(image).astype(np.float32)
+    image = np.asarray(image)
+    if np.issubdtype(image.dtype, np.integer) or image.dtype == bool:
+        raise PictureError(f"image must be floating point in [-1, 1], got {image.dtype}")
+    image = image.astype(np.float32)
     if np.isnan(image).any():
         raise PictureError("image has NaN; decode in float32 or bfloat16, and check the latent")
     return np.round((np.clip(image, -1, 1) + 1) * np.float32(127.5)).astype(np.uint8)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from .errors import PictureError
 from .storage import write_files
 
 SUFFIXES = (".npy", ".npz", ".safetensors", ".png")
+DTYPES = ("float32", "float16", "bfloat16", "float64")
 _PNG_TEXT = "taesd-jax"
 
 
@@ -55,8 +55,12 @@ def write_latent(
         PictureError: The suffix is unknown, or a PNG cannot hold this latent.
     """
     path = Path(path)
+    if latent.ndim != 4 or latent.dtype.name not in DTYPES:
+        raise PictureError(
+            f"latent must be floating point (n, h, w, z), got {latent.dtype} {latent.shape}"
+        )
     buffer = io.BytesIO()
-    size = list(image_size) if image_size else None
+    size = [int(side) for side in image_size] if image_size else None
     portable = latent.astype(np.float32) if latent.dtype.name == "bfloat16" else latent
     match path.suffix.lower():
         case ".npy":
@@ -98,15 +102,18 @@ def read_latent(path: str | os.PathLike[str], *, config: AutoencoderTinyConfig) 
         raise PictureError(f"no such latent: {path}") from error
     except PictureError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # numpy, zipfile, Pillow and json raise of every kind
         raise PictureError(f"{path}: not a whole {path.suffix} file: {error}") from error
     latent = stored.latent
-    is_float = np.issubdtype(latent.dtype, np.floating) or latent.dtype.name == "bfloat16"
-    if latent.ndim not in (3, 4) or not is_float or 0 in latent.shape:
+    if not isinstance(latent, np.ndarray):
+        raise PictureError(f"{path}: expected one array, got {type(latent).__name__}")
+    if latent.ndim not in (3, 4) or latent.dtype.name not in DTYPES or 0 in latent.shape:
         raise PictureError(
-            f"{path}: expected floating point (h, w, z) or (n, h, w, z), got {latent.dtype} "
-            f"{latent.shape}"
+            f"{path}: expected {', '.join(DTYPES)} of shape (h, w, z) or (n, h, w, z), got "
+            f"{latent.dtype} {latent.shape}"
         )
+    # Files may hold the other byte order, which JAX does not take.
+    latent = latent.astype(latent.dtype.newbyteorder("="), copy=False)
     return stored._replace(latent=latent[None] if latent.ndim == 3 else latent)
 
 
@@ -171,7 +178,9 @@ def _write_png(buffer, latent: np.ndarray, config: AutoencoderTinyConfig, size) 
     pixels = np.round(np.clip(x, 0, 1) * 255).astype(np.uint8)
     groups = pixels.reshape(h, w, z // 4, 4).transpose(2, 0, 1, 3)  # (z / 4, h, w, 4)
     text = PngInfo()
-    text.add_text(_PNG_TEXT, json.dumps({"latent_channels": z, "image_size": size}))
+    stated = {"latent_channels": z, "image_size": size}
+    stated |= {"magnitude": config.latent_magnitude, "shift": config.latent_shift}
+    text.add_text(_PNG_TEXT, json.dumps(stated))
     Image.fromarray(groups.reshape(z // 4 * h, w, 4)).save(buffer, "PNG", pnginfo=text)
 
 
@@ -188,7 +197,7 @@ def _read_png(path: Path, config: AutoencoderTinyConfig) -> StoredLatent:
         raise ValueError(f"its {_PNG_TEXT} text must be a JSON object")
     # The original's PNGs carry no text and have four channels.
     z = text.get("latent_channels", 4)
-    if z != config.latent_channels:
+    if type(z) is not int or z != config.latent_channels or z % 4:
         name = config.variant or "this model"
         raise PictureError(
             f"{path}: {name} needs {config.latent_channels} latent channels, this PNG holds {z!r}"
@@ -196,5 +205,9 @@ def _read_png(path: Path, config: AutoencoderTinyConfig) -> StoredLatent:
     rows, w, _ = pixels.shape
     groups = pixels.reshape(z // 4, rows // (z // 4), w, 4).transpose(1, 2, 0, 3)
     x = groups.reshape(*groups.shape[:2], z).astype(np.float32) / np.float32(255)
-    latent = (x - np.float32(config.latent_shift)) * np.float32(2 * config.latent_magnitude)
+    magnitude = np.float32(text.get("magnitude", config.latent_magnitude))
+    shift = np.float32(text.get("shift", config.latent_shift))
+    if not (0 < magnitude < np.inf and 0 <= shift <= 1):
+        raise ValueError(f"its range is {magnitude} around {shift}")
+    latent = (x - shift) * (2 * magnitude)
     return StoredLatent(latent, _size(text.get("image_size")))

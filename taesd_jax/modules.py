@@ -22,7 +22,7 @@ def apply_layer(module: Encoder | Decoder, layer: Layer, x: jax.Array) -> jax.Ar
     if layer.kind == "clamp":
         return clamp(widen(x))
     if layer.kind == "activation":
-        return activation(module.config.act_fn)(x)
+        return activation(module.config.act_fn)(widen(x))
     return getattr(module, layer.name)(x)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 def write_files(files: Mapping[Path, bytes]) -> None:
     """Write whole files together: all are on disk before the first takes its place.
 
-    Missing folders are made.
+    Missing folders are made; an existing file keeps its mode.
 
     Raises:
         OSError: A file cannot be written; then no destination has changed.
@@ -19,20 +19,25 @@ def write_files(files: Mapping[Path, bytes]) -> None:
     written: list[tuple[Path, Path]] = []
     try:
         for path, content in files.items():
+            # A link stays a link: what it points to is replaced.
+            path = path.resolve()
             path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-            # os.open, not tempfile: the new file gets the mode that the umask asks for.
+            if path.is_dir():
+                raise IsADirectoryError(f"expected a file, got a folder: {path}")
+            beside = path.with_name(f".{secrets.token_hex(8)}.tmp")
+            mode = path.stat().st_mode & 0o777 if path.exists() else None
+            # os.open, not tempfile: a new file gets the mode that the umask asks for.
             descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             written.append((beside, path))
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-        if folders := [path for path in files if path.is_dir()]:
-            raise IsADirectoryError(f"expected a file, got a folder: {folders[0]}")
+            if mode is not None:
+                beside.chmod(mode)
         while written:
             os.replace(*written[0])
             written.pop(0)
     finally:
         for beside, _ in written:
-            beside.unlink()
+            beside.unlink(missing_ok=True)

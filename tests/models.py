@@ -4,7 +4,7 @@ import numpy as np
 
 from taesd_jax import AutoencoderTinyConfig, weights
 from taesd_jax.layers import HALVES, layers_of
-from taesd_jax.weights.names import file_name, tensor_shapes
+from taesd_jax.weights.names import file_name, tensor_shapes, to_flax
 
 SMALL = AutoencoderTinyConfig(
     encoder_block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8)
@@ -32,7 +32,11 @@ def random_states(config, seed=0, dtype=np.float32):
 
 def named(states, scheme):
     """Put the halves of `random_states` into one dict with the names of a scheme."""
-    return {file_name(k, half, scheme): v for half in states for k, v in states[half].items()}
+    return {
+        file_name(k, half, scheme): to_flax(v) if scheme == "flax" else v
+        for half in states
+        for k, v in states[half].items()
+    }
 
 
 def part(tensors, origin="tensors"):

@@ -62,6 +62,30 @@ def test_scale_latents_is_diffusers_mapping(vae):
     assert half.dtype == vae.unscale_latents(half).dtype == jnp.bfloat16
 
 
+def test_8_bit_values_are_no_latents(vae):
+    for function in (vae.scale_latents, vae.unscale_latents):
+        with pytest.raises(TypeError, match="dtype must be float32, .* got uint8"):
+            function(jnp.zeros((1, 2, 2, 4), jnp.uint8))
+
+
+def test_labels_are_part_of_the_tree():
+    params, config = random_model(SMALL)
+    a = AutoencoderTiny(params, config.replace(raw_latent_scale=0.5, raw_latent_shift=0.0))
+    b = AutoencoderTiny(params, config.replace(raw_latent_scale=0.25, raw_latent_shift=0.0))
+    to_model_space = jax.jit(lambda vae, raw: raw * vae.config.raw_latent_scale)
+    assert (to_model_space(a, 1.0), to_model_space(b, 1.0)) == (0.5, 0.25)
+    assert jax.tree.structure(a) != jax.tree.structure(b)
+
+
+def test_integer_dtypes_are_refused(tmp_path):
+    params, config = random_model(SMALL)
+    taesd_jax.save(tmp_path, params, config)
+    with pytest.raises(TypeError, match="dtype must be float32"):
+        AutoencoderTiny(params, config, dtype="int32")
+    with pytest.raises(TypeError, match="dtype must be float32"):
+        AutoencoderTiny.from_pretrained(tmp_path, param_dtype="int8")
+
+
 @pytest.mark.parametrize("config", [SMALL, POOLED], ids=["plain", "pooled"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("chunk", [1, 2, 3, 8])

@@ -152,6 +152,47 @@ def test_outputs_never_replace_inputs_or_each_other(capsys, picture):
     assert not os.path.exists("out")
 
 
+def test_format_and_output_must_agree(capsys, picture):
+    options = "--model", "m.safetensors"
+    message = "z.npy does not end .png; leave out --format or -o"
+    refuse(capsys, message, "encode", picture, "-o", "z.npy", "--format", "png", *options)
+    run(capsys, "encode", picture, "-o", "z.npy", *options)
+    assert np.load("z.npy").shape == (1, 3, 5, 4)
+
+
+def test_patterns_leave_out_our_own_results(capsys, picture):
+    options = "--model", "m.safetensors"
+    for _ in range(2):
+        out = run(capsys, "roundtrip", "*.png", *options)
+        assert out.startswith("cat.png: 37x21")
+    run(capsys, "encode", "*.png", "./cat.png", "--format", "png", *options)
+    assert sorted(os.listdir()) == [
+        "cat.latent.png", "cat.png", "cat.roundtrip.png", "m.safetensors"
+    ]  # fmt: skip
+
+
+def test_errors_of_any_kind_stay_one_line(capsys, folder, monkeypatch):
+    from taesd_jax.commands import options
+
+    def fail(source):
+        raise MemoryError("too\nmuch")
+
+    monkeypatch.setattr(options, "load_checkpoint", fail)
+    np.save("z.npy", np.zeros((1, 2, 2, 4), np.float32))
+    assert refuse(capsys, "MemoryError: too", "decode", "z.npy", "--model", "x")
+    with pytest.raises(MemoryError):
+        main(["--debug", "decode", "z.npy", "--model", "x"])
+
+
+def test_config_warnings_are_one_line(capsys, folder):
+    taesd_jax.save("d", *random_model(SMALL))
+    fields = json.loads((folder / "d" / "config.json").read_text()) | {"sampel": 1}
+    (folder / "d" / "config.json").write_text(json.dumps(fields))
+    assert main(["info", "d"]) == 0
+    err = capsys.readouterr().err
+    assert err == "taesd-jax: warning: config fields unknown here are ignored: ['sampel']\n"
+
+
 def test_errors_are_one_line(capsys, picture):
     for message, args in (
         ("no checkpoint './nothing'", ["roundtrip", "cat.png", "--model", "./nothing"]),
@@ -218,6 +259,14 @@ def test_convert_between_layouts(capsys, folder):
     half = taesd_jax.load("h.safetensors").params
     assert {p.dtype.name for p in jax.tree.leaves(half)} == {"bfloat16"}
     assert sorted(os.listdir("d")) == ["config.json", "diffusion_pytorch_model.safetensors"]
+    for target, layout in (("x.safetensors", "original"), ("x.pth", "pth"), ("x.PTH", None)):
+        args = ["convert", "d", target, *(["--to", layout] if layout else [])]
+        refuse(capsys, "layout '.*' takes .*: name x.* without .", *args)
+    loud = jax.tree.map(lambda p: p * 1e6, params)
+    taesd_jax.save("loud.safetensors", loud, SMALL, layout="flax")
+    message = "params must be finite"
+    refuse(capsys, message, "convert", "loud.safetensors", "x", "--dtype", "float16")
+    assert not os.path.exists("x")
     refuse(capsys, "layout 'flax' is one file: let x end .safetensors",
            "convert", "d", "x", "--to", "flax")  # fmt: skip
     refuse(capsys, "does not have the architecture of taesd3", "convert", "d", "x",

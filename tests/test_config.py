@@ -20,12 +20,16 @@ def test_published_variants_have_the_published_shape():
     assert {name: c.variant for name, c in VARIANTS.items()} == {name: name for name in facts}
 
 
-def test_labels_do_not_change_equality_or_hash():
+def test_variants_of_one_architecture_differ_in_their_latent_space():
     taesd, taesdxl = VARIANTS["taesd"], VARIANTS["taesdxl"]
-    assert taesd == taesdxl
-    assert hash(taesd) == hash(taesdxl)
+    assert taesd != taesdxl
+    assert taesd.architecture == taesdxl.architecture
+    assert taesd.same_architecture == ("taesd", "taesdxl")
     assert taesd.replace(name_or_path="x") == taesd
     assert AutoencoderTinyConfig().variant is None
+    # What does not change the tensors does not change the variant.
+    assert taesd.replace(force_upcast=True, scaling_factor=2.0).variant == "taesd"
+    assert taesd.replace(act_fn="silu").variant is None
 
 
 def test_json_round_trip():
@@ -43,7 +47,9 @@ def test_diffusers_config_is_read():
         "latent_magnitude": 3,
         "latent_channels": 16,
     }
-    assert AutoencoderTinyConfig.from_dict(fields) == VARIANTS["taesd3"]
+    config = AutoencoderTinyConfig.from_dict(fields)
+    assert config == VARIANTS["taesd3"].architecture
+    assert config.labelled("taesd3") == VARIANTS["taesd3"]
 
 
 def test_unknown_fields_warn():
@@ -67,6 +73,9 @@ def test_unknown_fields_warn():
         ({"upsampling_scaling_factor": 3}, "upsampling_scaling_factor must be 2"),
         ({"latent_magnitude": float("nan")}, "latent_magnitude must be a finite number"),
         ({"latent_magnitude": 0}, "latent_magnitude must be a number above 0"),
+        ({"latent_shift": 7}, "latent_shift must be a number from 0 to 1"),
+        ({"raw_latent_scale": -1}, "raw_latent_scale must be a number above 0"),
+        ({"scaling_factor": 10**400}, "scaling_factor must be a finite number"),
         ({"scaling_factor": None}, "scaling_factor must be a number"),
         ({"force_upcast": 1}, "force_upcast must be true or false"),
         ({"pool_channels": 6}, "pool_channels must be a multiple of 4"),

@@ -38,7 +38,8 @@ def test_pth_round_trip_returns_the_same_bits(tmp_path, name, dtype):
     assert {t.dtype for t in state.values()} == {getattr(torch, dtype)}
     again = convert.load_pth(tmp_path / name)
     assert same(again.params, params)
-    assert again.config == config
+    assert again.config.architecture == config.architecture
+    assert again.config.variant == config.variant
     half = convert.load_pth(written[1])
     assert same(half.params, {"decoder": params["decoder"]})
 
@@ -128,7 +129,9 @@ class TestBrokenPickles:
         path = tmp_path / "x.pth"
         for content, message in (
             ([torch.zeros(3)], "expected a state dict, got list"),
-            ({"step": 3}, "expected tensors of float32, float16, bfloat16; step is int"),
+            ({"step": 3}, "expected dense tensors of float32, float16, bfloat16; step is int"),
+            ({"a": torch.zeros(3).to_sparse()}, "a is torch.sparse_coo"),
+            ({"a": torch.zeros(3, device="meta")}, "a is meta"),
             ({"0.weight": torch.zeros(3, dtype=torch.int8)}, "0.weight is torch.int8"),
             ({"a": torch.zeros(3)}, "no tiny autoencoder of this family"),
             ({3: torch.zeros(3)}, "names must be text, got 3"),
@@ -169,6 +172,20 @@ def test_the_command_reads_and_writes_pth(working_folder, capsys):
     assert same(convert.load_pth("again").params, params)
     assert main(["info", "again_decoder.pth"]) == 0
     assert "absent; load 'again', which needs again_encoder.pth" in capsys.readouterr().out
+
+
+def test_pth_has_no_room_for_a_config(tmp_path):
+    params, config = random_model(SMALL.replace(act_fn="gelu"))
+    with pytest.raises(CheckpointError, match="a .pth file has no room for a config"):
+        convert.save_pth(tmp_path / "x", params, config)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("act_fn", ["silu", "gelu", "mish"])
+def test_the_parity_report_holds_for_other_activations(act_fn):
+    params, config = random_model(SMALL.replace(act_fn=act_fn))
+    report = convert.parity_report({"decoder": params["decoder"]}, config)
+    assert report.ok, report.table()
 
 
 @pytest.mark.parametrize("name", ["taesd", "taef2", "taesana"])

@@ -173,6 +173,7 @@ TAESD = VARIANTS["taesd"]
         ("decode", (1, 64, 64, 16), "float32", ValueError,
          r"latent must have 4 channels for taesd, got shape \(1, 64, 64, 16\); did you mean "
          r"taesd3 or taef1\?"),
+        ("decode", (1, 4, 4, 16), "float32", ValueError, r"mean taesd3 or taef1\? Or is it NCHW\?"),
         ("decode", (1, 4, 64, 64), "float32", ValueError, "looks like NCHW, transpose it with"),
         ("decode", (64, 64, 4), "float32", ValueError, r"add the batch axis with x\[None\]"),
         ("decode", (4,), "float32", ValueError, r"latent must be \(n, h, w, 4\), got shape \(4,\)"),
@@ -184,7 +185,7 @@ TAESD = VARIANTS["taesd"]
         ("encode", (64, 64, 3), "float32", ValueError, r"add the batch axis with x\[None\]"),
         ("encode", (1, 64, 64, 4), "float32", ValueError, r"image must be \(n, h, w, 3\)"),
         ("encode", (1, 64, 0, 3), "float32", ValueError, "image must not be empty"),
-        ("encode", (1, 8, 8, 3), "uint8", TypeError, "divide 8-bit values by 127.5, subtract 1"),
+        ("encode", (1, 8, 8, 3), "uint8", TypeError, "divide 8-bit values by 127.5 and subtract 1"),
         ("encode", (1, 8, 8, 3), "int32", TypeError, "image must be floating point, got int32"),
         ("encode", (1, 8, 8, 3), "complex64", TypeError, "image must be floating point"),
     ],
@@ -205,8 +206,12 @@ def test_an_ambiguous_layout_is_read_as_nhwc():
 
 
 def test_not_an_array_is_refused():
-    with pytest.raises(TypeError, match="latent must be an array"):
-        taesd_jax.decode({"decoder": {}}, [[1.0]], config=TAESD)
+    class Tensor:
+        shape, dtype = (1, 8, 8, 4), "torch.float32"
+
+    for value in ([[1.0]], None, Tensor()):
+        with pytest.raises(TypeError, match="latent must be a JAX or numpy array"):
+            taesd_jax.decode({"decoder": {}}, value, config=TAESD)
 
 
 def test_wrong_params_are_refused():
@@ -226,5 +231,38 @@ def test_wrong_params_are_refused():
 
 def test_an_integer_dtype_is_refused():
     params, config = random_model(SMALL)
-    with pytest.raises(TypeError, match="dtype must be a floating-point dtype, got int32"):
-        taesd_jax.decode(params, latent(config, (1, 1)), config=config, dtype=jnp.int32)
+    for dtype in (jnp.int32, jnp.float8_e4m3fn):
+        with pytest.raises(TypeError, match="dtype must be float32, bfloat16, float16 or float64"):
+            taesd_jax.decode(params, latent(config, (1, 1)), config=config, dtype=dtype)
+
+
+def test_a_config_of_another_type_is_refused():
+    for config in (None, {"latent_channels": 4}):
+        with pytest.raises(TypeError, match="config must be an AutoencoderTinyConfig, got"):
+            taesd_jax.decode({"decoder": {}}, latent(SMALL, (1, 1)), config=config)
+
+
+def test_frozen_params_are_params():
+    from flax.core import freeze
+
+    params, config = random_model(SMALL)
+    z = latent(config, (1, 2))
+    expected = taesd_jax.decode(params, z, config=config)
+    for frozen in (freeze(params), {"decoder": freeze(params["decoder"])}):
+        np.testing.assert_array_equal(taesd_jax.decode(frozen, z, config=config), expected)
+
+
+@pytest.mark.parametrize("kind", ["Explicit", "Auto"])
+def test_a_batch_sharded_over_a_mesh_gives_the_same_bits(model, kind):
+    params, config = model
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(getattr(jax.sharding.AxisType, kind),))
+
+    def place(tree, *spec):
+        return jax.device_put(tree, jax.NamedSharding(mesh, jax.P(*spec)))
+
+    x, z = image(config, (16, 16), n=8), latent(config, (2, 3), n=8)
+    everywhere = place(params)
+    for run, value in ((taesd_jax.encode, x), (taesd_jax.decode, z)):
+        got = run(everywhere, place(value, "batch"), config=config)
+        assert got.sharding.spec[0] == "batch"
+        np.testing.assert_array_equal(got, run(params, value, config=config))

@@ -23,6 +23,14 @@ def test_values_outside_are_clipped_and_nan_refused():
         from_uint8(np.zeros(3, np.float32))
 
 
+def test_integers_and_other_shapes_are_refused(tmp_path):
+    with pytest.raises(PictureError, match="must be floating point in \\[-1, 1\\], got uint8"):
+        to_uint8(np.zeros((2, 2, 3), np.uint8))
+    for shape in ((2, 2), (2, 2, 1), (2, 2, 4), (1, 2, 2, 3)):
+        with pytest.raises(PictureError, match="image must be \\(h, w, 3\\), got shape"):
+            write_image(tmp_path / "x.png", np.zeros(shape, np.float32))
+
+
 def test_padding_repeats_the_edge():
     image = np.arange(2 * 3 * 3).reshape(2, 3, 3)
     padded = pad_image(image, 4)

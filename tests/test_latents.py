@@ -125,7 +125,7 @@ def test_arrays_that_are_no_latents(tmp_path):
         np.zeros((1, 2, 2, 4), complex),
     ):
         np.save(path, array)
-        refuse(path, "expected floating point")
+        refuse(path, "expected float32, float16")
     refuse(tmp_path / "x.txt", "a latent's suffix must be one of .npy, .npz, .safetensors, .png")
     with pytest.raises(PictureError, match="suffix must be one of"):
         write_latent(tmp_path / "x.pt", random_latent(4), config=TAESD)
@@ -146,13 +146,61 @@ def test_pickled_arrays_run_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", "3", '{"latent_channels": "4"}', '{"image_size": [1]}', '{"image_size": 3}']
+    "text",
+    [
+        "{",
+        "[]",
+        "3",
+        "[" * 10**5,
+        '{"latent_channels": "4"}',
+        '{"latent_channels": 4.0}',
+        '{"magnitude": 0}',
+        '{"shift": "x"}',
+        '{"image_size": [1]}',
+        '{"image_size": 3}',
+    ],
 )
 def test_bad_text_in_a_png(tmp_path, text):
     info = PngInfo()
     info.add_text("taesd-jax", text)
     Image.new("RGBA", (8, 8)).save(tmp_path / "x.png", pnginfo=info)
-    refuse(tmp_path / "x.png", "not a whole .png file|this PNG holds '4'")
+    refuse(tmp_path / "x.png", "not a whole .png file|this PNG holds ('4'|4.0)")
+
+
+def test_the_range_of_a_png_is_stored_with_it(tmp_path):
+    latent = 4 * random_latent(4)
+    wide = TAESD.replace(latent_magnitude=16.0, latent_shift=0.4)
+    write_latent(tmp_path / "x.png", latent, config=wide)
+    again = read_latent(tmp_path / "x.png", config=TAESD).latent
+    assert np.abs(again - latent).max() <= 16 / 255 + 1e-5
+
+
+def test_other_byte_orders_are_read_and_other_floats_refused(tmp_path):
+    latent = random_latent(4)
+    np.save(tmp_path / "x.npy", latent.astype(">f4"))
+    again = read_latent(tmp_path / "x.npy", config=TAESD).latent
+    assert again.dtype.isnative
+    np.testing.assert_array_equal(again, latent)
+    np.save(tmp_path / "x.npy", latent.astype(np.longdouble))
+    refuse(tmp_path / "x.npy", "expected float32, float16, bfloat16, float64 of shape")
+
+
+def test_files_of_the_wrong_kind(tmp_path):
+    np.save(tmp_path / "x.npy", random_latent(4))
+    (tmp_path / "x.npy").rename(tmp_path / "x.npz")
+    refuse(tmp_path / "x.npz", "not a whole .npz file")
+    np.savez(tmp_path / "y.npz", random_latent(4))
+    (tmp_path / "y.npz").rename(tmp_path / "y.npy")
+    refuse(tmp_path / "y.npy", "expected one array, got NpzFile|not a whole")
+    with zipfile.ZipFile(tmp_path / "z.npz", "w") as file:
+        file.writestr("latent", b"hello")
+    refuse(tmp_path / "z.npz", "expected one array, got bytes")
+
+
+@pytest.mark.parametrize("array", [np.zeros((2, 2, 4)), np.zeros((1, 2, 2, 4), np.int32)])
+def test_what_is_no_latent_is_not_written(tmp_path, array):
+    with pytest.raises(PictureError, match="latent must be floating point \\(n, h, w, z\\), got"):
+        write_latent(tmp_path / "x.npy", array, config=TAESD)
 
 
 def test_a_bad_size_in_an_array_file(tmp_path):

@@ -18,7 +18,7 @@ from taesd_jax import (
     CheckpointNotFoundError,
     weights,
 )
-from taesd_jax.weights.names import PREFIXES, file_name, flax_path, to_torch
+from taesd_jax.weights.names import PREFIXES, file_name, flax_path, to_flax, to_torch
 from taesd_jax.weights.sources import label_of
 
 CONFIGS = {
@@ -65,7 +65,7 @@ def write_pair(folder, name="taesd", config=SMALL, dtype=np.float32):
 def test_the_architecture_is_read_from_names_and_shapes(name, scheme):
     config = CONFIGS[name]
     params, got, found = assemble(named(random_states(config), scheme))
-    assert got == config
+    assert got == config.architecture
     assert found == scheme
     assert same(params, random_model(config)[0])
 
@@ -85,7 +85,8 @@ def test_one_half_is_recognised_alone(name, half):
 def test_a_published_half_brings_the_config_of_its_whole():
     for name in ("taesana", "taef2", "taesd3"):
         for half in ("encoder", "decoder"):
-            assert assemble(random_state(half, VARIANTS[name])).config == VARIANTS[name]
+            config = assemble(random_state(half, VARIANTS[name])).config
+            assert config == VARIANTS[name].architecture
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, BFLOAT16], ids=str)
@@ -93,10 +94,8 @@ def test_a_published_half_brings_the_config_of_its_whole():
 @pytest.mark.parametrize("name", ["taesdxl", "taef2", "taesana", "small", "narrowing in blocks"])
 def test_round_trips_return_the_same_bits(tmp_path, name, layout, dtype):
     params, config = random_model(CONFIGS[name], dtype=dtype)
-    config = config.replace(
-        raw_latent_scale=CONFIGS[name].raw_latent_scale or 2.0,
-        raw_latent_shift=CONFIGS[name].raw_latent_shift,
-    )
+    if name.startswith(("small", "narrowing")) and layout != "diffusers":
+        config = config.replace(raw_latent_scale=0.7, raw_latent_shift=0.1)
     path = tmp_path / "taesdxl.safetensors"
     if layout == "diffusers" and not config.fits_diffusers:
         with pytest.raises(CheckpointError, match="diffusers' AutoencoderTiny cannot express"):
@@ -135,7 +134,8 @@ def test_every_field_survives_our_own_layouts(tmp_path):
         taesd_jax.save(path, params, config, layout=layout)
         assert taesd_jax.load(path).config.to_dict() == config.to_dict()
     taesd_jax.save(tmp_path / "folder", params, config, layout="diffusers")
-    assert taesd_jax.load(tmp_path / "folder").config == config
+    unlabelled = config.replace(raw_latent_scale=None, raw_latent_shift=None)
+    assert taesd_jax.load(tmp_path / "folder").config == unlabelled
 
 
 def test_names_of_every_scheme():
@@ -155,6 +155,7 @@ def test_names_of_every_scheme():
 def test_comfyui_scalars_tell_the_variant():
     tensors = named(random_states(VARIANTS["taesd"]), "comfyui")
     assert assemble(tensors).config.variant is None
+    assert assemble(tensors, label="taesdxl").config.variant == "taesdxl"
     for name in ("taesd", "taesdxl"):
         row = VARIANTS[name]
         scalars = {
@@ -285,6 +286,78 @@ def test_every_single_loss_is_noticed():
                 assemble(rest)
 
 
+def test_an_encoder_without_its_first_layer_is_still_an_encoder():
+    for config in (SMALL, VARIANTS["taesana"]):
+        state = random_state("encoder", config)
+        del state["0.weight"], state["0.bias"]
+        with pytest.raises(CheckpointError, match="encoder 0.weight: missing"):
+            assemble(state)
+
+
+def test_only_the_exact_flax_spelling_is_read():
+    tensors = named(random_states(SMALL), "flax")
+    assert assemble(tensors).scheme == "flax"
+    for extra in (
+        "encoder.layers_0.weight",
+        "encoder.layers_0.scale",
+        "encoder.layers_1.conv.0.kernel",
+        "encoder.layers_01.kernel",
+    ):
+        wrong = tensors | {extra: np.zeros((3, 3, 3, 8), np.float32)}
+        with pytest.raises(CheckpointError, match=rf"belong to no half .*\['{extra}'\]"):
+            assemble(wrong)
+
+
+def test_a_pair_may_mix_schemes():
+    states = random_states(SMALL)
+    encoder = {file_name(k, "encoder", "flax"): to_flax(v) for k, v in states["encoder"].items()}
+    parts = [part(encoder), part(states["decoder"])]
+    for order in (parts, parts[::-1]):
+        params, _, scheme = weights.assemble(order, fields={}, label="", origin="x")
+        assert same(params, {h: random_model(SMALL)[0][h] for h in params})
+        assert scheme == "flax/original"
+
+
+def test_configs_of_a_pair_must_agree(tmp_path):
+    path = tmp_path / "m"
+    params, _ = random_model(VARIANTS["taesd"])
+    taesd_jax.save(path, params, VARIANTS["taesdxl"], layout="original")
+    decoder = {"decoder": params["decoder"]}
+    taesd_jax.save(path, decoder, VARIANTS["taesd"], layout="original")
+    with pytest.raises(CheckpointError, match="different models: the configs inside .* differ"):
+        taesd_jax.load(path)
+
+
+def test_scalars_must_agree_with_the_config_inside(tmp_path):
+    path = tmp_path / "c.safetensors"
+    params, _ = random_model(SMALL)
+    config = SMALL.replace(raw_latent_scale=0.18215, raw_latent_shift=0.0)
+    taesd_jax.save(path, params, config, layout="comfyui")
+    assert taesd_jax.load(path).config.raw_latent_scale == 0.18215
+    tensors = load_file(path) | {"vae_scale": np.array(0.13025, np.float32)}
+    save_file(tensors, path, metadata={"config": json.dumps(config.to_dict())})
+    with pytest.raises(CheckpointError, match="vae_shift are 0.13025 and 0, but the config inside"):
+        taesd_jax.load(path)
+    for value in (np.nan, np.inf, -1):
+        scalars = {"vae_scale": np.float32(value).reshape(())}
+        with pytest.raises(CheckpointError, match="raw_latent_scale must be"):
+            assemble(named(random_states(SMALL), "comfyui") | scalars)
+
+
+def test_the_file_inside_a_diffusers_folder_brings_its_config(tmp_path):
+    params, _ = random_model(SMALL)
+    config = SMALL.replace(act_fn="silu", latent_magnitude=5.0, force_upcast=True)
+    taesd_jax.save(tmp_path, params, config)
+    for source in (tmp_path, tmp_path / "diffusion_pytorch_model.safetensors"):
+        assert taesd_jax.load(source).config == config
+
+
+def test_a_file_is_a_better_label_than_its_folder(tmp_path):
+    (tmp_path / "taesd").mkdir()
+    write_pair(tmp_path / "taesd", "taesdxl", VARIANTS["taesd"])
+    assert taesd_jax.load(tmp_path / "taesd").config.variant == "taesdxl"
+
+
 def test_halves_of_two_models_are_refused():
     def mix(encoder, decoder):
         states = {
@@ -350,6 +423,8 @@ class TestBrokenFiles:
         self.refuse(tmp_path / "nothing.safetensors", message, CheckpointNotFoundError)
         self.refuse("./nothing", "no checkpoint './nothing'", FileNotFoundError)
         self.refuse("nothing", "or one of taesd, taesdxl", CheckpointNotFoundError)
+        self.refuse("x" * 5000, "no checkpoint 'xxx", CheckpointNotFoundError)
+        self.refuse("~nosuchuser/x", "no checkpoint '~nosuchuser", CheckpointNotFoundError)
 
     def test_empty(self, file):
         file.write_bytes(b"")
@@ -397,6 +472,7 @@ class TestBrokenFiles:
     def test_a_pair_of_pickles_is_named_as_such(self, tmp_path):
         (tmp_path / "taef2_decoder.pth").write_bytes(b"x")
         self.refuse(tmp_path / "taef2", "is a PyTorch pickle")
+        self.refuse(tmp_path, "taef2_decoder.pth are PyTorch pickles, name one", FileNotFoundError)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -447,7 +523,30 @@ def test_params_that_do_not_fit_are_not_written(tmp_path):
     ]
     with pytest.raises(CheckpointError, match="params must have 'encoder' or 'decoder'"):
         taesd_jax.save(tmp_path / "x", {}, config)
+    params, _ = random_model(SMALL)
+    params["decoder"]["layers_1"]["bias"] = np.full(8, np.nan, np.float32)
+    params["encoder"]["layers_0"]["bias"] = np.zeros(8, np.float64)
+    with pytest.raises(
+        CheckpointError,
+        match=r"must be finite and of .*: encoder.layers_0.bias, decoder.layers_1.bias",
+    ):
+        taesd_jax.save(tmp_path / "x", params, config)
+    for layout in ("pth", "module", "msgpack"):
+        with pytest.raises(ValueError, match="layout must be one of diffusers, original, comfyui"):
+            taesd_jax.save(tmp_path / "x", random_model(SMALL)[0], config, layout=layout)
     assert not list(tmp_path.iterdir())
+
+
+def test_links_stay_links_and_modes_stay(tmp_path):
+    params, config = random_model(SMALL)
+    target, link = tmp_path / "target.safetensors", tmp_path / "link.safetensors"
+    target.write_bytes(b"")
+    target.chmod(0o600)
+    link.symlink_to(target)
+    taesd_jax.save(link, params, config, layout="flax")
+    assert link.is_symlink()
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert taesd_jax.load(target).config == config
 
 
 def test_kernels_are_transposed_once():

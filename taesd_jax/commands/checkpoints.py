@@ -10,9 +10,9 @@ import jax
 import numpy as np
 
 from .. import weights
-from ..config import VARIANTS
 from ..errors import CheckpointError
 from ..storage import write_files
+from ..weights.sources import PICKLES
 from .options import convert_package, load_checkpoint
 
 
@@ -26,7 +26,7 @@ def info(args: argparse.Namespace) -> int:
             "parameters": sum(leaf.size for leaf in leaves),
             "dtype": ", ".join(sorted({leaf.dtype.name for leaf in leaves})),
         }
-    same = [name for name, row in VARIANTS.items() if row == config]
+    same = config.same_architecture
     report = {"variant": config.variant, "same_architecture": same, "names": scheme}
     report |= {"spatial_factor": config.spatial_factor, "halves": halves}
     if args.json:
@@ -50,16 +50,24 @@ def info(args: argparse.Namespace) -> int:
 
 def convert(args: argparse.Namespace) -> int:
     """Convert a checkpoint to another layout."""
-    layout = args.to or ("flax" if args.target.endswith(".safetensors") else "diffusers")
-    if layout in ("flax", "comfyui") and not args.target.endswith(".safetensors"):
+    suffix = Path(args.target).suffix.lower()
+    layout = args.to or ("flax" if suffix == ".safetensors" else "diffusers")
+    if layout in ("flax", "comfyui") and suffix != ".safetensors":
         raise CheckpointError(f"layout {layout!r} is one file: let {args.target} end .safetensors")
+    if layout not in ("flax", "comfyui") and suffix in (".safetensors", *PICKLES):
+        wanted = "a folder" if layout == "diffusers" else "PATH for PATH_encoder and PATH_decoder"
+        hint = "; for .pth files add --to pth" if layout == "diffusers" and suffix != "" else ""
+        raise CheckpointError(
+            f"layout {layout!r} takes {wanted}: name {args.target} without {suffix}{hint}"
+        )
     params, config, scheme = load_checkpoint(args.model)
     if args.variant:
-        if VARIANTS[args.variant] != config:
+        if args.variant not in config.same_architecture:
             raise CheckpointError(f"{args.model} does not have the architecture of {args.variant}")
         config = config.labelled(args.variant)
     if args.dtype:
-        params = jax.tree.map(lambda p: p.astype(np.dtype(args.dtype)), params)
+        with np.errstate(over="ignore"):  # what overflows is refused when it is written
+            params = jax.tree.map(lambda p: p.astype(np.dtype(args.dtype)), params)
     if layout == "pth":
         written = convert_package().save_pth(args.target, params, config)
     else:

@@ -72,21 +72,28 @@ def on_device(name: str | None) -> Iterator[None]:
         yield
 
 
-def expand(patterns: list[str]) -> list[Path]:
+def expand(patterns: list[str], *, skip: tuple[str, ...] = ()) -> list[Path]:
     """Return the files that paths and glob patterns name, each once.
+
+    Args:
+        patterns: Paths and patterns.
+        skip: Endings that a pattern does not match, such as those of our own results.
 
     Raises:
         PictureError: A pattern matches nothing.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
     for pattern in patterns:
         path = Path(pattern)
-        matches = [path] if path.exists() or not glob.has_magic(pattern) else []
-        matches = matches or [Path(p) for p in sorted(glob.glob(pattern, recursive=True))]
+        matches = [path]
+        if glob.has_magic(pattern) and not path.exists():
+            matches = [Path(p) for p in sorted(glob.glob(pattern, recursive=True))]
+            matches = [p for p in matches if not p.name.endswith(skip)]
         if not matches:
             raise PictureError(f"no file matches {pattern!r}")
-        found |= dict.fromkeys(matches)
-    return list(found)
+        for match in matches:
+            found.setdefault(match.resolve(), match)
+    return list(found.values())
 
 
 def outputs(inputs: list[Path], output: str | None, suffix: str) -> list[Path]:
@@ -115,14 +122,16 @@ def outputs(inputs: list[Path], output: str | None, suffix: str) -> list[Path]:
     for source, result in zip(inputs, results, strict=True):
         if result.resolve() in sources:
             raise PictureError(f"{result} is an input; name another output with -o")
-        if other := seen.get(result):
+        if other := seen.get(result.resolve()):
             raise PictureError(f"{other} and {source} would both be written to {result}")
-        seen[result] = source
+        seen[result.resolve()] = source
     return results
 
 
-def for_each(inputs: list[Path], results: list[Path], work: Callable[[Path, Path], str]) -> int:
-    """Call `work` for each file, print what it returns, and go on past broken files.
+def for_each(
+    inputs: list[Path], results: list[Path], work: Callable[[Path, Path], str], *, debug: bool
+) -> int:
+    """Call `work` for each file, print what it returns, and go on past files that fail.
 
     Returns:
         The exit status: 1 if a file failed.
@@ -133,9 +142,14 @@ def for_each(inputs: list[Path], results: list[Path], work: Callable[[Path, Path
         count = f"[{i}/{len(inputs)}] " if len(inputs) > 1 else ""
         try:
             line = work(source, result)
-        except PictureError as error:
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            if debug:
+                raise
             failed += 1
-            print(f"taesd-jax: error: {count}{error}", file=sys.stderr)
+            named = error if isinstance(error, PictureError) else f"{source}: {error}"
+            print(f"taesd-jax: error: {count}{named}", file=sys.stderr)
         else:
             print(f"{count}{line}  ({time.perf_counter() - start:.1f} s)", flush=True)
     return 1 if failed else 0

@@ -13,11 +13,16 @@ from ..images import pad_image, psnr, read_image, write_image
 from ..latents import clipped_share, read_latent, write_latent
 from .options import expand, for_each, load_model, on_device, outputs
 
+_RESULTS = (".latent.png", ".decoded.png", ".roundtrip.png")
+
 
 def encode(args: argparse.Namespace) -> int:
     """Encode pictures into latent files."""
-    inputs = expand(args.pictures)
-    results = outputs(inputs, args.output, f".latent.{args.format}")
+    inputs = expand(args.pictures, skip=_RESULTS)
+    results = outputs(inputs, args.output, f".latent.{args.format or 'npz'}")
+    for result in results:
+        if args.format and result.suffix.lower() != f".{args.format}":
+            raise PictureError(f"{result} does not end .{args.format}; leave out --format or -o")
     with on_device(args.device):
         vae = load_model(args)
         vae.require("encoder")
@@ -31,7 +36,7 @@ def encode(args: argparse.Namespace) -> int:
                 note = f", {share:.2%} of values clipped to 8 bits' range"
             return f"{result}: latent {_size(latent[0])}{note}"
 
-        return for_each(inputs, results, work)
+        return for_each(inputs, results, work, debug=args.debug)
 
 
 def decode(args: argparse.Namespace) -> int:
@@ -58,12 +63,12 @@ def decode(args: argparse.Namespace) -> int:
                 write_image(name, image[:h, :w])
             return f"{', '.join(map(str, names))}: {w}x{h}"
 
-        return for_each(inputs, results, work)
+        return for_each(inputs, results, work, debug=args.debug)
 
 
 def roundtrip(args: argparse.Namespace) -> int:
     """Encode and decode pictures; write original and result side by side and print the PSNR."""
-    inputs = expand(args.pictures)
+    inputs = expand(args.pictures, skip=_RESULTS)
     results = outputs(inputs, args.output, ".roundtrip.png")
     with on_device(args.device):
         vae = load_model(args)
@@ -77,7 +82,7 @@ def roundtrip(args: argparse.Namespace) -> int:
             write_image(result, np.concatenate([image, decoded], axis=1))
             return f"{source}: {w}x{h}, PSNR {psnr(image, decoded):.2f} dB -> {result}"
 
-        return for_each(inputs, results, work)
+        return for_each(inputs, results, work, debug=args.debug)
 
 
 def _encode(vae: AutoencoderTiny, image: np.ndarray) -> np.ndarray:

@@ -67,11 +67,24 @@ def read_json(path: Path) -> dict:
         CheckpointError: It is not one.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: expected a JSON object: {error}") from error
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    return parse_json(text, str(path))
+
+
+def parse_json(text: str, origin: str) -> dict:
+    """Parse a JSON object.
+
+    Raises:
+        CheckpointError: It is not one; `origin` says where it stood.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{origin}: expected a JSON object: {error}") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, got {type(content).__name__}")
+        raise CheckpointError(f"{origin}: expected a JSON object, got {type(content).__name__}")
     return content
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,12 +27,12 @@ class Checkpoint(NamedTuple):
         params: {"encoder": ..., "decoder": ...}, numpy arrays in the stored dtype; one half may
             be absent.
         config: Its architecture and labels.
-        scheme: The key scheme that it was stored in.
+        scheme: The key scheme that it was stored in; two with a slash for a mixed pair.
     """
 
     params: Params
     config: AutoencoderTinyConfig
-    scheme: Scheme
+    scheme: str
 
 
 class Part(NamedTuple):
@@ -81,12 +81,19 @@ def load(
         local_files_only=local_files_only,
         token=token,
     )
-    parts, fields = [], {}
+    parts: list[Part] = []
+    fields: dict[str, Any] = {}
     for path in found.weights:
         header = files.read_header(path)
         parts.append(Part(str(path), header.shapes, lambda n, p=path: files.read_tensors(p, n)))
-        if "config" in header.metadata:
-            fields = _parse(header.metadata["config"], path)
+        if text := header.metadata.get("config"):
+            stated = files.parse_json(text, f"{path}: its config")
+            if fields and stated != fields:
+                raise CheckpointError(
+                    f"encoder and decoder belong to different models: the configs inside "
+                    f"{found.weights[0]} and {path} differ"
+                )
+            fields = stated
     if found.config:
         fields = files.read_json(found.config)
     return assemble(parts, fields=fields, label=found.label, origin=os.fspath(source))
@@ -106,36 +113,53 @@ def assemble(
     Raises:
         CheckpointError: As `load`.
     """
-    shapes: dict[Half, dict[str, Shape]] = {}
-    where: dict[Half, tuple[Part, dict[str, str]]] = {}
+    stored: dict[Half, _Stored] = {}
     scalars: dict[str, float] = {}
-    scheme: Scheme = "original"
     try:
         for part in parts:
             scheme, halves, extra = names.split(part.shapes)
             for half, keys in halves.items():
-                if half in shapes:
-                    raise CheckpointError(f"two {half}s: {where[half][0].origin}, {part.origin}")
-                to_shape = names.to_torch_shape if scheme == "flax" else tuple
-                shapes[half] = {k: to_shape(part.shapes[n]) for k, n in keys.items()}
-                where[half] = part, keys
+                if half in stored:
+                    origins = f"{stored[half].part.origin}, {part.origin}"
+                    raise CheckpointError(f"two {half}s: {origins}")
+                stored[half] = _Stored(part, scheme, keys)
             scalars |= _read_scalars(part, extra)
-        config = _with_fields(recognise(shapes), fields, shapes)
+        shapes: dict[Half, dict[str, Shape]] = {
+            half: tensors.shapes() for half, tensors in stored.items()
+        }
+        config = _with_labels(_with_fields(recognise(shapes), fields, shapes), scalars, label)
+        params = {half: tensors.read() for half, tensors in stored.items()}
+        _check_finite(params)
     except CheckpointError as error:
         raise CheckpointError(f"{origin}: {error}") from error
-    params: Params = {}
-    for half, (part, keys) in where.items():
-        tensors = part.read(list(keys.values()))
-        params[half] = {}
-        for key, name in keys.items():
-            tensor = tensors[name] if scheme == "flax" else names.to_flax(tensors[name])
-            _set(params[half], names.flax_path(key, tensor.ndim), tensor)
-    _check_finite(params, origin)
-    labels: dict[str, Any] = {"name_or_path": origin}
-    if scalars and not fields:
-        labels["raw_latent_scale"] = scalars.get("vae_scale", 1.0)
-        labels["raw_latent_shift"] = scalars.get("vae_shift", 0.0)
-    return Checkpoint(params, _labelled(config, label).replace(**labels), scheme)
+    schemes = {tensors.scheme for tensors in stored.values()}
+    return Checkpoint(params, config.replace(name_or_path=origin), "/".join(sorted(schemes)))
+
+
+class _Stored(NamedTuple):
+    """One half in the names of its file: published key -> name."""
+
+    part: Part
+    scheme: Scheme
+    keys: Mapping[str, str]
+
+    def shapes(self) -> dict[str, Shape]:
+        shapes = {key: self.part.shapes[name] for key, name in self.keys.items()}
+        if self.scheme == "flax":
+            return {key: names.to_torch_shape(shape) for key, shape in shapes.items()}
+        return shapes
+
+    def read(self) -> Params:
+        tensors = self.part.read(list(self.keys.values()))
+        params: Params = {}
+        for key, name in self.keys.items():
+            tensor = tensors[name] if self.scheme == "flax" else names.to_flax(tensors[name])
+            *path, leaf = names.flax_path(key, tensor.ndim)
+            branch = params
+            for word in path:
+                branch = branch.setdefault(word, {})
+            branch[leaf] = tensor
+        return params
 
 
 def missing_file(source: str, half: Half) -> str:
@@ -161,21 +185,30 @@ def _with_fields(
         raise CheckpointError(f"config: {error}") from error
     if lines := difference(shapes, stated):
         raise CheckpointError("the config does not describe the tensors:\n" + "\n".join(lines))
-    return _labelled(stated, sources.label_of(str(fields.get("_name_or_path", ""))))
+    name = sources.label_of(str(fields.get("_name_or_path", "")))
+    return stated if stated.raw_latent_scale is not None else stated.labelled(name)
 
 
-def _labelled(config: AutoencoderTinyConfig, label: str) -> AutoencoderTinyConfig:
-    return config if config.raw_latent_scale is not None else config.labelled(label)
-
-
-def _parse(text: str, path: Path) -> dict[str, Any]:
-    try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: its config is not JSON: {error}") from error
-    if not isinstance(fields, dict):
-        raise CheckpointError(f"{path}: its config must be a JSON object")
-    return fields
+def _with_labels(
+    config: AutoencoderTinyConfig, scalars: Mapping[str, float], label: str
+) -> AutoencoderTinyConfig:
+    scale, shift = scalars.get("vae_scale", 1.0), scalars.get("vae_shift", 0.0)
+    if (scale, shift) == (1.0, 0.0):  # what ComfyUI has where nobody said anything
+        return config if config.raw_latent_scale is not None else config.labelled(label)
+    if config.raw_latent_scale is None:
+        try:
+            return config.replace(raw_latent_scale=scale, raw_latent_shift=shift)
+        except ValueError as error:
+            raise CheckpointError(f"vae_scale and vae_shift: {error}") from error
+    stated = config.raw_latent_scale, config.raw_latent_shift or 0.0
+    if not all(
+        math.isclose(a, b, rel_tol=1e-6) for a, b in zip(stated, (scale, shift), strict=True)
+    ):
+        raise CheckpointError(
+            f"vae_scale and vae_shift are {scale:g} and {shift:g}, but the config inside says "
+            f"{stated[0]:g} and {stated[1]:g}"
+        )
+    return config
 
 
 def _read_scalars(part: Part, extra: Sequence[str]) -> dict[str, float]:
@@ -185,17 +218,11 @@ def _read_scalars(part: Part, extra: Sequence[str]) -> dict[str, float]:
     return {name: float(t.reshape(())) for name, t in part.read(list(extra)).items()}
 
 
-def _set(tree: dict[str, Any], path: tuple[str, ...], value: np.ndarray) -> None:
-    for word in path[:-1]:
-        tree = tree.setdefault(word, {})
-    tree[path[-1]] = value
-
-
-def _check_finite(params: Params, origin: str) -> None:
+def _check_finite(params: Params) -> None:
     def walk(tree: Any, path: str) -> list[str]:
         if isinstance(tree, dict):
             return [p for k, v in tree.items() for p in walk(v, f"{path}.{k}")]
         return [] if np.isfinite(tree.astype(np.float32)).all() else [path[1:]]
 
     if bad := walk(params, ""):
-        raise CheckpointError(f"{origin}: tensors with NaN or infinity: {', '.join(bad)}")
+        raise CheckpointError(f"tensors with NaN or infinity: {', '.join(bad)}")

@@ -37,6 +37,8 @@ PREFIXES: Mapping[Scheme, Mapping[Half, str]] = {
 }
 COMFYUI_SCALARS = ("vae_scale", "vae_shift")
 
+_FLAX = re.compile(r"(\d+)(?:\.(conv|pool|skip)(?:_(\d+))?)?\.(kernel|scale|bias)")
+_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 _PUBLISHED = re.compile(r"(0|[1-9][0-9]{0,2})\.(.+)")
 
 
@@ -89,16 +91,17 @@ def split(names: Iterable[str]) -> Found:
         rest = []
         for name in names:
             for half in HALVES:
-                if (key := _published(name, scheme, half)) is not None:
+                key = _published(name, scheme, half)
+                if key is not None and key not in halves.get(half, {}):
                     halves.setdefault(half, {})[key] = name
                     break
             else:
                 rest.append(name)
         if scheme == "original" and halves:
-            # Without a prefix every key matched as an encoder's. A decoder's layer 0 is the
-            # Clamp, which has no tensors.
+            # Without a prefix every key matched as an encoder's. A decoder's layers 0 and 2 have
+            # no tensors, and its layer 1 is no block.
             keys = halves["encoder"]
-            if not any(key.startswith("0.") for key in keys):
+            if not any(key.startswith(("0.", "1.conv.", "2.")) for key in keys):
                 halves = {"decoder": keys}
         scalars = [n for n in rest if scheme == "comfyui" and n in COMFYUI_SCALARS]
         rest = [n for n in rest if n not in scalars]
@@ -157,8 +160,11 @@ def _published(name: str, scheme: Scheme, half: Half) -> str | None:
         return None
     key = name.removeprefix(prefix)
     if scheme == "flax":
-        key = re.sub(r"(?<=[a-z])_(?=\d)", ".", key)
-        key = re.sub(r"\.(kernel|scale)$", ".weight", key)
+        match = _FLAX.fullmatch(key)
+        if match is None:
+            return None
+        words = [match[1], *filter(None, match.group(2, 3)), _LEAVES[match[4]]]
+        key = ".".join(words)
     match = _PUBLISHED.fullmatch(key)
     if match is None:
         return None

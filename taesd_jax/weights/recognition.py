@@ -72,7 +72,7 @@ def _config(*readings: dict[str, Any]) -> AutoencoderTinyConfig | None:
         fields |= reading
     for row in VARIANTS.values():
         if all(getattr(row, k) == v for k, v in fields.items()):
-            return row.replace(raw_latent_scale=None, raw_latent_shift=None)
+            return row.architecture
     # The absent half gets as many stages as this one, 64 wide with three blocks each.
     stages = len(fields.get("encoder_stem_channels", ())) + len(
         fields.get("encoder_block_out_channels", fields.get("decoder_block_out_channels", ()))
@@ -155,6 +155,6 @@ def _indices(shapes: Mapping[str, Shape]) -> list[int]:
 
 
 def _describe(config: AutoencoderTinyConfig) -> str:
-    names = [name for name, row in VARIANTS.items() if row == config]
+    names = config.same_architecture
     size = f"{config.latent_channels} latent channels, {config.spatial_factor}x"
     return f"{' or '.join(names)} ({size})" if names else f"a model with {size}"

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from ..errors import CheckpointError
 from ..layers import HALVES, Half, layers_of
 from ..storage import write_files
 from . import names, sources
+from .files import DTYPES
 from .names import Scheme
 
 Layout = Literal["diffusers", "original", "comfyui", "flax"]
@@ -42,10 +43,14 @@ def save(
         The files written.
 
     Raises:
-        CheckpointError: The layout cannot express this model.
+        CheckpointError: The layout cannot express this model, or its params do not fit config or
+            are not finite.
+        ValueError: There is no such layout.
     """
     from safetensors.numpy import save as to_bytes
 
+    if layout not in (allowed := get_args(Layout)):
+        raise ValueError(f"layout must be one of {', '.join(allowed)}, got {layout!r}")
     path = Path(path)
     written: dict[Path, bytes] = {}
     for suffix, tensors in serialise(params, config, layout=layout).items():
@@ -95,8 +100,11 @@ def serialise(
 
 def _check(params: Params, halves: list[Half], config: AutoencoderTinyConfig) -> None:
     lines = [f"  {half}: unexpected" for half in params if half not in halves]
+    unfit = []
     for half in halves:
-        got = {path: names.to_torch_shape(np.shape(leaf)) for path, leaf in _walk(params[half])}
+        leaves = dict(_walk(params[half]))
+        got = {path: names.to_torch_shape(np.shape(leaf)) for path, leaf in leaves.items()}
+        unfit += [f"{half}.{'.'.join(path)}" for path, leaf in leaves.items() if not _fits(leaf)]
         want = {
             names.flax_path(key, len(shape)): shape
             for key, shape in names.tensor_shapes(layers_of(half, config)).items()
@@ -110,6 +118,16 @@ def _check(params: Params, halves: list[Half], config: AutoencoderTinyConfig) ->
         raise CheckpointError(
             "the params do not fit the config (PyTorch shapes):\n" + "\n".join(lines)
         )
+    if unfit:
+        allowed = ", ".join(DTYPES.values())
+        raise CheckpointError(
+            f"params must be finite and of {allowed}, or no reader takes them: {', '.join(unfit)}"
+        )
+
+
+def _fits(leaf: Any) -> bool:
+    array = np.asarray(leaf)
+    return array.dtype.name in DTYPES.values() and bool(np.isfinite(array.astype("f4")).all())
 
 
 def _walk(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -133,12 +151,11 @@ def _by_name(
 
 def _comfyui_scalars(config: AutoencoderTinyConfig) -> dict[str, np.ndarray]:
     scale, shift = config.raw_latent_scale, config.raw_latent_shift
-    if scale is None and config.latent_channels in (4, 16) and config.spatial_factor == 8:
+    if scale is None and len(likely := config.same_architecture) > 1:
         raise CheckpointError(
-            "ComfyUI's file carries the raw latent scale, which depends on the variant, and "
-            "nothing says whether this is "
-            + ("taesd or taesdxl" if config.latent_channels == 4 else "taesd3 or taef1")
-            + "; name it with config.labelled(...) or --variant"
+            f"ComfyUI's file carries the raw latent scale, which depends on the variant, and "
+            f"nothing says whether this is {' or '.join(likely)}; name it with "
+            f"config.labelled(...) or --variant"
         )
     scalars = {"vae_scale": 1.0 if scale is None else scale, "vae_shift": shift or 0.0}
     return {name: np.asarray(value, np.float32) for name, value in scalars.items()}

@@ -33,7 +33,7 @@ class Files(NamedTuple):
     label: str
 
 
-def find_files(source: str | os.PathLike[str], *, subfolder: str = "", **hub: Any) -> Files:
+def find_files(source: str | os.PathLike[str], *, subfolder: str | None = "", **hub: Any) -> Files:
     """Find the files that `source` stands for; what is on disk comes before the hub.
 
     Args:
@@ -46,9 +46,13 @@ def find_files(source: str | os.PathLike[str], *, subfolder: str = "", **hub: An
         CheckpointNotFoundError: There is none; says where it looked.
         CheckpointError: It is a PyTorch pickle, or a folder without a checkpoint.
     """
-    name = os.fspath(source)
-    path = Path(name).expanduser()
-    if path.is_dir():
+    name, subfolder = os.fspath(source), subfolder or ""
+    try:
+        path = Path(name).expanduser()
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (RuntimeError, OSError, ValueError) as error:
+        raise CheckpointNotFoundError(f"no checkpoint {name!r}: {error}") from error
+    if is_folder:
         return _in_folder(path / subfolder)
     if path.suffix.lower() in PICKLES or pickles(path):
         if path.exists() or pickles(path):
@@ -57,8 +61,12 @@ def find_files(source: str | os.PathLike[str], *, subfolder: str = "", **hub: An
                 f"`taesd-jax convert {name} {path.with_suffix('')}.safetensors`"
             )
         raise CheckpointNotFoundError(f"no such file: {name}")
-    if path.is_file():
-        return Files([path], None, label_of(path.stem))
+    if is_file:
+        # Of a diffusers folder the config is beside it.
+        config = path.with_name(CONFIG_FILE)
+        known = path.name == DIFFUSERS_FILE and config.is_file()
+        label = label_of(path.stem) or (known and label_of(path.parent.name)) or ""
+        return Files([path], config if known else None, label)
     pair = [file for half in HALVES if (file := pair_file(path, half)).is_file()]
     if pair:
         return Files(pair, None, label_of(path.name))
@@ -103,13 +111,16 @@ def _in_folder(folder: Path) -> Files:
         return Files([weights], config, label)
     found = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     if len(found) == 1:
-        return Files(found, config, label or label_of(found[0].stem))
+        return Files(found, config, label_of(found[0].stem) or label)
     stems = {re.sub(r"_(encoder|decoder)$", "", file.stem) for file in found}
     if len(found) == 2 and len(stems) == 1:
-        return Files(found, config, label or label_of(stems.pop()))
+        return Files(found, config, label_of(stems.pop()) or label)
     if not found:
+        there = folder.glob("*") if folder.is_dir() else []
+        torch = [file.name for file in there if file.suffix.lower() in PICKLES]
+        more = f"; {', '.join(sorted(torch))} are PyTorch pickles, name one" if torch else ""
         raise CheckpointNotFoundError(
-            f"no checkpoint in {folder}: expected {DIFFUSERS_FILE} or one *.safetensors"
+            f"no checkpoint in {folder}: expected {DIFFUSERS_FILE} or one *.safetensors{more}"
         )
     names = ", ".join(file.name for file in found)
     raise CheckpointError(f"several checkpoints in {folder}: {names}; name one of them")
@@ -127,19 +138,18 @@ def _on_hub(repo: str, subfolder: str, hub: dict[str, Any]) -> Files:
                 config = _download(repo, CONFIG_FILE, subfolder, hub)
             return Files(weights, config, label_of(name))
     where = f"{repo}/{subfolder}" if subfolder else repo
-    offline = " in the local cache" if hub.get("local_files_only") else ""
+    offline = " in the local cache (offline)" if _offline(hub) else ""
     wanted = ", ".join((DIFFUSERS_FILE, f"{name}.safetensors", *pair))
     raise CheckpointNotFoundError(f"no checkpoint in {where}{offline}: expected one of {wanted}")
 
 
 def _download(repo: str, file: str, subfolder: str, hub: dict[str, Any]) -> Path | None:
-    from huggingface_hub import constants, errors, hf_hub_download
+    from huggingface_hub import errors, hf_hub_download
 
-    offline = hub.get("local_files_only") or constants.HF_HUB_OFFLINE
     try:
         return Path(hf_hub_download(repo, file, subfolder=subfolder or None, **hub))
     except errors.LocalEntryNotFoundError as error:
-        if offline:
+        if _offline(hub):
             return None
         raise CheckpointNotFoundError(
             f"{repo} is not in the local cache and the hub cannot be reached: {_first_line(error)}"
@@ -158,6 +168,12 @@ def _download(repo: str, file: str, subfolder: str, hub: dict[str, Any]) -> Path
         ) from error
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
         raise CheckpointError(f"{repo} cannot be downloaded: {_first_line(error)}") from error
+
+
+def _offline(hub: dict[str, Any]) -> bool:
+    from huggingface_hub import constants
+
+    return bool(hub.get("local_files_only") or constants.HF_HUB_OFFLINE)
 
 
 def _first_line(error: Exception) -> str:
