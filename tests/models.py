@@ -9,6 +9,10 @@ from taesd_jax.weights.names import file_name, tensor_shapes, to_flax
 SMALL = AutoencoderTinyConfig(
     encoder_block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8)
 )
+NARROWING = AutoencoderTinyConfig(
+    encoder_block_out_channels=(8, 16, 24, 32), decoder_block_out_channels=(32, 24, 16, 8)
+)
+NARROWING_IN_BLOCKS = NARROWING.replace(width_change="block")
 
 
 def random_state(half, config, seed=0, dtype=np.float32):

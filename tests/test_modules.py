@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from models import image, latent, random_model, random_states
+from models import NARROWING, NARROWING_IN_BLOCKS, image, latent, random_model, random_states
 
 import taesd_jax
 from taesd_jax import VARIANTS, AutoencoderTinyConfig
@@ -28,14 +28,8 @@ CONFIGS = {
     "wide": AutoencoderTinyConfig(
         encoder_block_out_channels=(24,) * 4, decoder_block_out_channels=(96,) * 4
     ),
-    "narrowing": AutoencoderTinyConfig(
-        encoder_block_out_channels=(8, 16, 24, 32), decoder_block_out_channels=(32, 24, 16, 8)
-    ),
-    "narrowing in blocks": AutoencoderTinyConfig(
-        encoder_block_out_channels=(8, 16, 24, 32),
-        decoder_block_out_channels=(32, 24, 16, 8),
-        width_change="block",
-    ),
+    "narrowing": NARROWING,
+    "narrowing in blocks": NARROWING_IN_BLOCKS,
     "two stages": AutoencoderTinyConfig(
         encoder_block_out_channels=(16, 16),
         num_encoder_blocks=(0, 2),

@@ -7,7 +7,17 @@ import shutil
 import ml_dtypes
 import numpy as np
 import pytest
-from models import SMALL, assemble, named, part, random_model, random_state, random_states
+from models import (
+    NARROWING,
+    NARROWING_IN_BLOCKS,
+    SMALL,
+    assemble,
+    named,
+    part,
+    random_model,
+    random_state,
+    random_states,
+)
 from safetensors.numpy import load_file, save_file
 
 import taesd_jax
@@ -25,14 +35,8 @@ CONFIGS = {
     **VARIANTS,
     "small": SMALL,
     "wide": AutoencoderTinyConfig(decoder_block_out_channels=(192,) * 4),
-    "narrowing": AutoencoderTinyConfig(
-        encoder_block_out_channels=(8, 16, 24, 32), decoder_block_out_channels=(32, 24, 16, 8)
-    ),
-    "narrowing in blocks": AutoencoderTinyConfig(
-        encoder_block_out_channels=(8, 16, 24, 32),
-        decoder_block_out_channels=(32, 24, 16, 8),
-        width_change="block",
-    ),
+    "narrowing": NARROWING,
+    "narrowing in blocks": NARROWING_IN_BLOCKS,
     "few blocks": AutoencoderTinyConfig(
         num_encoder_blocks=(0, 1, 2, 1), num_decoder_blocks=(1, 0, 2, 0)
     ),
