@@ -147,8 +147,7 @@ def test_modules_have_the_tensors_that_the_layer_list_names(name):
     config = CONFIGS[name]
     for half in HALVES:
         named = {
-            flax_path(key, len(shape)): shape
-            for key, shape in tensor_shapes(layers_of(half, config)).items()
+            flax_path(key): shape for key, shape in tensor_shapes(layers_of(half, config)).items()
         }
         leaves = jax.tree_util.tree_leaves_with_path(abstract_params(half, config))
         built = {tuple(k.key for k in path): to_torch_shape(leaf.shape) for path, leaf in leaves}

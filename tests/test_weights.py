@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -152,8 +153,17 @@ def test_names_of_every_scheme():
         "flax": "decoder.layers_3.conv_0.kernel",
     }
     assert file_name(key, "encoder", "diffusers") == "encoder.layers.3.conv.0.weight"
-    assert flax_path("3.pool.1.weight", 1) == ("layers_3", "pool_1", "scale")
-    assert flax_path("12.skip.weight", 4) == ("layers_12", "skip", "kernel")
+    assert flax_path("3.pool.1.weight") == ("layers_3", "pool_1", "scale")
+    assert flax_path("12.skip.weight") == ("layers_12", "skip", "kernel")
+
+
+def test_flax_files_hold_the_names_of_the_params(tmp_path):
+    params, config = random_model(VARIANTS["taef2"])
+    taesd_jax.save(tmp_path / "x.safetensors", params, config, layout="flax")
+    stored = load_file(tmp_path / "x.safetensors")
+    assert "encoder.layers_11.pool_1.scale" in stored
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    assert set(stored) == {".".join(key.key for key in path) for path, _ in leaves}
 
 
 def test_comfyui_scalars_tell_the_variant():

@@ -154,7 +154,7 @@ class _Stored(NamedTuple):
         params: Params = {}
         for key, name in self.keys.items():
             tensor = tensors[name] if self.scheme == "flax" else names.to_flax(tensors[name])
-            *path, leaf = names.flax_path(key, tensor.ndim)
+            *path, leaf = names.flax_path(key)
             branch = params
             for word in path:
                 branch = branch.setdefault(word, {})

@@ -120,23 +120,22 @@ def file_name(key: str, half: Half, scheme: Scheme) -> str:
     """
     index, rest = key.split(".", 1)
     if scheme == "flax":
-        return f"{half}.{'.'.join(flax_path(key, 4))}"
+        return f"{half}.{'.'.join(flax_path(key))}"
     if scheme == "diffusers" and half == "decoder":
         index = str(int(index) - 1)
     return f"{PREFIXES[scheme][half]}{index}.{rest}"
 
 
-def flax_path(key: str, rank: int) -> tuple[str, ...]:
-    """Return the path of a published key in a half's params; `rank` is that of the tensor.
+def flax_path(key: str) -> tuple[str, ...]:
+    """Return the path of a published key in a half's params.
 
-    >>> flax_path("3.conv.0.weight", 4)
-    ('layers_3', 'conv_0', 'kernel')
+    >>> flax_path("3.conv.0.weight"), flax_path("3.pool.1.weight")
+    (('layers_3', 'conv_0', 'kernel'), ('layers_3', 'pool_1', 'scale'))
     """
-    words = re.sub(r"\.(\d+)", r"_\1", f"layers.{key}").split(".")
-    if words[-1] == "weight":
-        # "skip.weight" is itself a convolution; a tensor of rank 1 is a GroupNorm's scale.
-        words[-1] = "kernel" if rank == 4 else "scale"
-    return tuple(words)
+    *words, leaf = re.sub(r"\.(\d+)", r"_\1", f"layers.{key}").split(".")
+    if leaf == "weight":
+        leaf = "scale" if words[-1] == "pool_1" else "kernel"
+    return (*words, leaf)
 
 
 def to_flax(tensor: np.ndarray) -> np.ndarray:

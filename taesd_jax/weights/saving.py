@@ -106,7 +106,7 @@ def _check(params: Params, halves: list[Half], config: AutoencoderTinyConfig) ->
         got = {path: names.to_torch_shape(np.shape(leaf)) for path, leaf in leaves.items()}
         unfit += [f"{half}.{'.'.join(path)}" for path, leaf in leaves.items() if not _fits(leaf)]
         want = {
-            names.flax_path(key, len(shape)): shape
+            names.flax_path(key): shape
             for key, shape in names.tensor_shapes(layers_of(half, config)).items()
         }
         for path in want | got:
@@ -142,8 +142,8 @@ def _by_name(
     half_params: Params, half: Half, config: AutoencoderTinyConfig, scheme: Scheme
 ) -> dict[str, np.ndarray]:
     tensors, leaves = {}, dict(_walk(half_params))
-    for key, shape in names.tensor_shapes(layers_of(half, config)).items():
-        array = np.asarray(leaves[names.flax_path(key, len(shape))])
+    for key in names.tensor_shapes(layers_of(half, config)):
+        array = np.asarray(leaves[names.flax_path(key)])
         name = names.file_name(key, half, scheme)
         tensors[name] = array if scheme == "flax" else names.to_torch(array)
     return tensors
