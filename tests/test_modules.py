@@ -78,7 +78,7 @@ def test_block(width, act):
     rng = np.random.default_rng(0)
     block = Block(n_in, n_out, pool_channels=pool, act_fn=act, rngs=nnx.Rngs(0))
     params = jax.tree.map(
-        lambda p: 0.3 * rng.standard_normal(p.shape, np.float32) / np.sqrt(p.shape[-1]),
+        lambda p: rng.standard_normal(p.shape, np.float32) / np.float32(3 * p.shape[-1] ** 0.5),
         nnx.to_pure_dict(nnx.state(block)),
     )
     set_params(block, params)
@@ -134,7 +134,7 @@ def test_whole_model(name):
     z = latent(config, (3, 5), n=2)
     expected = to_numpy(reference.encode(torch_states["encoder"], to_torch(x), act))
     got = taesd_jax.encode(params, x, config=config)
-    assert got.shape == (2, 3, 2, config.latent_channels)
+    assert got.shape == (2, 3, -(-(factor + 5) // factor), config.latent_channels)
     np.testing.assert_allclose(got, expected, atol=FLOAT32)
     expected = to_numpy(reference.decode(torch_states["decoder"], to_torch(z), act))
     got = taesd_jax.decode(params, z, config=config)
