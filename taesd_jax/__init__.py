@@ -9,6 +9,8 @@ from .batching import decode_sliced, encode_sliced
 from .config import VARIANTS, AutoencoderTinyConfig
 from .errors import CheckpointError, CheckpointNotFoundError, PictureError
 from .functional import decode, encode, init
+from .streaming import decode_streaming, encode_streaming, iter_decode
+from .strips import Plan
 from .weights import Checkpoint, load, save
 
 __all__ = [
@@ -21,11 +23,15 @@ __all__ = [
     "CheckpointNotFoundError",
     "DecoderOutput",
     "PictureError",
+    "Plan",
     "decode",
     "decode_sliced",
+    "decode_streaming",
     "encode",
     "encode_sliced",
+    "encode_streaming",
     "init",
+    "iter_decode",
     "load",
     "save",
 ]

@@ -126,9 +126,20 @@ def _run(
     dtype: DTypeLike | None,
     remat: bool,
 ) -> jax.Array:
+    compute, result = resolve_dtypes(x, config, dtype)
+    return _apply(half_of(params, half), x, half, config.architecture, compute, result, remat)
+
+
+def resolve_dtypes(
+    x: Any, config: AutoencoderTinyConfig, dtype: DTypeLike | None
+) -> tuple[str, str]:
+    """Return the dtypes of the computation and of the result for input x.
+
+    Raises:
+        TypeError: One is not a floating-point dtype.
+    """
     result = check_dtype(x.dtype if dtype is None else dtype)
-    compute = "float32" if config.force_upcast else result
-    return _apply(_half(params, half), x, half, config.architecture, compute, result, remat)
+    return ("float32" if config.force_upcast else result), result
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4, 5, 6))
@@ -187,7 +198,8 @@ def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
     return {jax.tree_util.keystr(k, simple=True, separator="."): jnp.shape(v) for k, v in leaves}
 
 
-def _half(params: Params, half: Half) -> Params:
+def half_of(params: Params, half: Half) -> Params:
+    """Return one half of params as plain dicts, else raise ValueError."""
     if not isinstance(params, Mapping) or half not in params:
         keys = sorted(params) if isinstance(params, Mapping) else type(params).__name__
         raise ValueError(

@@ -57,6 +57,40 @@ def layers_of(half: Half, config: AutoencoderTinyConfig) -> tuple[Layer, ...]:
     return tuple(_encoder(config) if half == "encoder" else _decoder(config))
 
 
+def changes_size(layer: Layer) -> bool:
+    """Return whether a layer halves or doubles the size."""
+    return layer.kind == "upsample_conv" or layer.stride == 2
+
+
+def stages_of(half: Half, config: AutoencoderTinyConfig) -> int:
+    """Count the changes of size at which a half can be split.
+
+    >>> stages_of("encoder", AutoencoderTinyConfig())
+    3
+    """
+    return len(_cuts(half, layers_of(half, config)))
+
+
+def split_layers(
+    half: Half, config: AutoencoderTinyConfig, whole: int
+) -> tuple[tuple[Layer, ...], tuple[Layer, ...]]:
+    """Split a half into its `whole` stages nearest the latent and the rest.
+
+    A decoder runs the first part first, an encoder the second.
+    """
+    layers = layers_of(half, config)
+    if not whole:
+        return (), layers
+    cut = _cuts(half, layers)[whole - 1]
+    first, second = layers[:cut], layers[cut:]
+    return (first, second) if half == "decoder" else (second, first)
+
+
+def _cuts(half: Half, layers: tuple[Layer, ...]) -> list[int]:
+    found = [i for i, layer in enumerate(layers) if changes_size(layer)]
+    return found if half == "decoder" else [i for i in found[::-1] if i > 0]
+
+
 def _encoder(config: AutoencoderTinyConfig) -> Iterator[Layer]:
     index, width = 0, config.in_channels
     for stem in config.encoder_stem_channels:
