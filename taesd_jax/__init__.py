@@ -4,13 +4,16 @@ Arrays are NHWC: images floating point in [-1, 1], latents in the model space th
 model itself sees.
 """
 
-from .autoencoder import AutoencoderTiny, AutoencoderTinyOutput, DecoderOutput
+from .autoencoder import AutoencoderTiny
 from .batching import decode_sliced, encode_sliced
 from .config import VARIANTS, AutoencoderTinyConfig
 from .errors import CheckpointError, CheckpointNotFoundError, PictureError
 from .functional import decode, encode, init
+from .outputs import AutoencoderTinyOutput, DecoderOutput
+from .planner import Way
 from .streaming import decode_streaming, encode_streaming, iter_decode
 from .strips import Plan
+from .tiling import decode_tiled, encode_tiled
 from .weights import Checkpoint, load, save
 
 __all__ = [
@@ -24,12 +27,15 @@ __all__ = [
     "DecoderOutput",
     "PictureError",
     "Plan",
+    "Way",
     "decode",
     "decode_sliced",
     "decode_streaming",
+    "decode_tiled",
     "encode",
     "encode_sliced",
     "encode_streaming",
+    "encode_tiled",
     "init",
     "iter_decode",
     "load",

@@ -3,37 +3,21 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from . import weights
-from .batching import check_chunk, decode_sliced, encode_sliced
+from .batching import check_chunk
 from .config import AutoencoderTinyConfig
-from .functional import Params, check_dtype, decode, encode, init
+from .functional import Params, check_dtype, check_image, check_latent, init
 from .layers import Half
-
-
-class AutoencoderTinyOutput(NamedTuple):
-    """What `AutoencoderTiny.encode` returns.
-
-    Attributes:
-        latents: (n, h / 8, w / 8, z) in model space.
-    """
-
-    latents: jax.Array
-
-
-class DecoderOutput(NamedTuple):
-    """What `AutoencoderTiny.decode` returns.
-
-    Attributes:
-        sample: Images (n, 8h, 8w, 3) of about [-1, 1].
-    """
-
-    sample: jax.Array
+from .outputs import AutoencoderTinyOutput, DecoderOutput
+from .planner import Way, choose_way, default_budget, device_of, is_sharded, run_way
+from .tiling import check_tile
+from .windows import TILE
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -44,6 +28,8 @@ class AutoencoderTiny:
         params: {"encoder": ..., "decoder": ...}; either half may be absent.
         config: Architecture.
         dtype: Dtype of the computation and of the results; the input's by default.
+        memory_budget: Bytes that a call may take beside params, input and result; by default half
+            of what the device has free. Within it encode and decode choose the fastest way.
 
     >>> vae = AutoencoderTiny.init(jax.random.key(0), AutoencoderTinyConfig())
     >>> vae.decode(jnp.zeros((1, 8, 8, 4))).sample.shape
@@ -51,13 +37,21 @@ class AutoencoderTiny:
     """
 
     def __init__(
-        self, params: Params, config: AutoencoderTinyConfig, *, dtype: DTypeLike | None = None
+        self,
+        params: Params,
+        config: AutoencoderTinyConfig,
+        *,
+        dtype: DTypeLike | None = None,
+        memory_budget: int | None = None,
     ):
         self.params = params
         self.config = config
         self.dtype = None if dtype is None else jnp.dtype(check_dtype(dtype))
+        self.memory_budget = memory_budget
         self._chunk: int | None = None
+        self._tile: int | None = None
         self._remat = False
+        self._ways: dict[Any, Way] = {}
 
     @classmethod
     def init(
@@ -137,11 +131,8 @@ class AutoencoderTiny:
             TypeError: The image is not floating point.
         """
         self.require("encoder")
-        options: dict[str, Any] = self._options()
-        if self._chunk:
-            latents = encode_sliced(self.params, image, chunk=self._chunk, **options)
-        else:
-            latents = encode(self.params, image, **options)
+        check_image(image, self.config)
+        latents = self._run("encoder", image)
         return AutoencoderTinyOutput(latents) if return_dict else (latents,)
 
     @overload
@@ -156,11 +147,8 @@ class AutoencoderTiny:
             TypeError: The latent is not floating point.
         """
         self.require("decoder")
-        options: dict[str, Any] = self._options()
-        if self._chunk:
-            sample = decode_sliced(self.params, latent, chunk=self._chunk, **options)
-        else:
-            sample = decode(self.params, latent, **options)
+        check_latent(latent, self.config)
+        sample = self._run("decoder", latent)
         return DecoderOutput(sample) if return_dict else (sample,)
 
     @overload
@@ -200,15 +188,43 @@ class AutoencoderTiny:
         """Encode and decode batches whole."""
         self._chunk = None
 
-    def enable_tiling(self) -> None:
-        """Raise NotImplementedError: this version has no tiles yet."""
-        raise NotImplementedError(
-            "this version has no tiles yet and decodes each image whole; enable_slicing() lowers "
-            "the memory of a batch"
-        )
+    def enable_tiling(self, tile: int = TILE) -> None:
+        """Encode and decode in exact tiles of that many latents, whatever the size."""
+        self._tile = check_tile(tile)
 
     def disable_tiling(self) -> None:
-        """Encode and decode each image whole, which is always the case in this version."""
+        """Choose by size and memory, as `way` says."""
+        self._tile = None
+
+    def way(self, half: Half, x: Any) -> Way:
+        """Say how a half would be run: whole, streamed or tiled.
+
+        Args:
+            half: "encoder" or "decoder".
+            x: Its input, or an array, tracer or `jax.ShapeDtypeStruct` of that shape.
+        """
+        key = (half, x.shape, self.memory_budget, self._chunk, self._tile, self._remat)
+        if is_sharded(x):
+            return Way("whole", None, None, self._chunk or x.shape[0], 0)
+        if key not in self._ways:
+            self._ways[key] = self._choose(half, x)
+        return self._ways[key]
+
+    def _choose(self, half: Half, x: Any) -> Way:
+        if self._tile:
+            return Way("tiled", None, self._tile, 1, 0)
+        if self._remat or not all(isinstance(size, int) for size in x.shape):
+            return Way("whole", None, None, self._chunk or x.shape[0], 0)
+        device = device_of(x, self.params)
+        budget = default_budget(device) if self.memory_budget is None else self.memory_budget
+        platform, config = device.platform, self.config.architecture
+        way = choose_way(half, x.shape, config=config, platform=platform, budget=budget)
+        return way._replace(chunk=min(way.chunk, self._chunk or way.chunk))
+
+    def _run(self, half: Half, x: Any) -> jax.Array:
+        options: dict[str, Any] = {"config": self.config, "dtype": self.dtype}
+        way = self.way(half, x)
+        return run_way(half, self.params, x, way=way, remat=self._remat, **options)
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute each block in the backward pass instead of storing its activations."""
@@ -233,18 +249,17 @@ class AutoencoderTiny:
         halves = " and ".join(self.params) if isinstance(self.params, dict) else "?"
         return f"AutoencoderTiny({name}, {halves}, dtype={self.dtype})"
 
-    def _options(self) -> dict[str, Any]:
-        return {"config": self.config, "dtype": self.dtype, "remat": self._remat}
-
     def tree_flatten_with_keys(self) -> tuple[tuple, tuple]:
         """Split into params and everything static."""
         key = jax.tree_util.GetAttrKey("params")
-        return ((key, self.params),), (self.config, self.dtype, self._chunk, self._remat)
+        static = (self.config, self.dtype, self.memory_budget)
+        return ((key, self.params),), (*static, self._chunk, self._tile, self._remat)
 
     @classmethod
     def tree_unflatten(cls, static: tuple, children: tuple) -> AutoencoderTiny:
         """Rebuild from what `tree_flatten_with_keys` returned."""
         vae = object.__new__(cls)
         (vae.params,) = children
-        vae.config, vae.dtype, vae._chunk, vae._remat = static
+        vae.config, vae.dtype, vae.memory_budget, vae._chunk, vae._tile, vae._remat = static
+        vae._ways = {}
         return vae

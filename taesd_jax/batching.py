@@ -11,6 +11,8 @@ from jax.typing import ArrayLike, DTypeLike
 
 from .config import AutoencoderTinyConfig
 from .functional import Params, check_image, check_latent, decode, encode
+from .streaming import decode_streaming, encode_streaming
+from .strips import Plan
 
 
 def encode_sliced(
@@ -19,12 +21,16 @@ def encode_sliced(
     *,
     config: AutoencoderTinyConfig,
     chunk: int = 1,
+    plan: Plan | None = None,
     dtype: DTypeLike | None = None,
     remat: bool = False,
 ) -> jax.Array:
-    """Encode a batch `chunk` images at a time; see `taesd_jax.encode` for the rest."""
+    """Encode a batch `chunk` images at a time, streamed if there is a plan.
+
+    See `taesd_jax.encode` for the rest; remat has no effect on streaming.
+    """
     check_image(image, config)
-    return _map(_encode_one, params, image, config, check_chunk(chunk), dtype, remat)
+    return _map("encoder", params, image, config, check_chunk(chunk), plan, dtype, remat)
 
 
 def decode_sliced(
@@ -33,12 +39,16 @@ def decode_sliced(
     *,
     config: AutoencoderTinyConfig,
     chunk: int = 1,
+    plan: Plan | None = None,
     dtype: DTypeLike | None = None,
     remat: bool = False,
 ) -> jax.Array:
-    """Decode a batch `chunk` latents at a time; see `taesd_jax.decode` for the rest."""
+    """Decode a batch `chunk` latents at a time, streamed if there is a plan.
+
+    See `taesd_jax.decode` for the rest; remat has no effect on streaming.
+    """
     check_latent(latent, config)
-    return _map(_decode_one, params, latent, config, check_chunk(chunk), dtype, remat)
+    return _map("decoder", params, latent, config, check_chunk(chunk), plan, dtype, remat)
 
 
 def check_chunk(chunk: int) -> int:
@@ -48,16 +58,14 @@ def check_chunk(chunk: int) -> int:
     return operator.index(chunk)
 
 
-def _encode_one(params, image, **options):
-    return encode(params, image[None], **options)[0]
-
-
-def _decode_one(params, latent, **options):
-    return decode(params, latent[None], **options)[0]
-
-
-@functools.partial(jax.jit, static_argnums=(0, 3, 4, 5, 6))
-def _map(one, params, x, config, chunk, dtype, remat):
+@functools.partial(jax.jit, static_argnums=(0, 3, 4, 5, 6, 7))
+def _map(half, params, x, config, chunk, plan, dtype, remat):
+    if plan:
+        run = functools.partial(
+            decode_streaming if half == "decoder" else encode_streaming, plan=plan
+        )
+    else:
+        run = functools.partial(decode if half == "decoder" else encode, remat=remat)
     return lax.map(
-        lambda x: one(params, x, config=config, dtype=dtype, remat=remat), x, batch_size=chunk
+        lambda x: run(params, x[None], config=config, dtype=dtype)[0], x, batch_size=chunk
     )

@@ -5,6 +5,7 @@ A module computes in the dtype of its input, whatever the dtype of its parameter
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,8 +13,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from .blocks import Block, Conv, UpsampleConv, activation, clamp, narrow, widen
+from .blocks import Block, activation, clamp
 from .config import AutoencoderTinyConfig
+from .convolutions import Conv, UpsampleConv, narrow, widen
 from .layers import Half, Layer, layers_of
 
 
@@ -48,10 +50,16 @@ def _add_layers(
             setattr(module, layer.name, block)
 
 
-def _apply_layers(
-    module: Encoder | Decoder, half: Half, x: jax.Array, dtype: DTypeLike, remat: bool
+def apply_layers(
+    module: Encoder | Decoder,
+    layers: Sequence[Layer],
+    x: jax.Array,
+    dtype: DTypeLike,
+    *,
+    remat: bool = False,
 ) -> jax.Array:
-    for layer in layers_of(half, module.config):
+    """Apply layers of `module`, computing in dtype; the result may be wider than that."""
+    for layer in layers:
         if layer.kind != "activation":
             x = narrow(x, dtype)
         if remat and layer.kind == "block":
@@ -86,7 +94,8 @@ class Encoder(nnx.Module):
         Sides are divided by 32 in taesana. With remat each block is recomputed in the gradient.
         """
         x = (widen(image) + 1) / 2
-        return narrow(_apply_layers(self, "encoder", x, image.dtype, remat), image.dtype)
+        x = apply_layers(self, layers_of("encoder", self.config), x, image.dtype, remat=remat)
+        return narrow(x, image.dtype)
 
 
 class Decoder(nnx.Module):
@@ -113,5 +122,6 @@ class Decoder(nnx.Module):
 
         Sides are multiplied by 32 in taesana. With remat each block is recomputed in the gradient.
         """
-        x = _apply_layers(self, "decoder", latent, latent.dtype, remat)
+        layers = layers_of("decoder", self.config)
+        x = apply_layers(self, layers, latent, latent.dtype, remat=remat)
         return narrow(x * 2 - 1, latent.dtype)

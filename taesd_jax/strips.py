@@ -2,8 +2,9 @@
 
 A convolution needs two rows more than it gives. So every convolution keeps the last two rows of its
 input, a block's skip keeps three, and each layer runs some rows behind the one before it. Nothing
-is computed twice. Rows outside the image are set to zero before each convolution, because zero
-padding is per layer: biases make padded inputs non-zero one layer later.
+is computed twice. The first strip is taller by what the layers run behind, so that every strip that
+leaves is full. Rows below the image are set to zero before each convolution, because zero padding
+is per layer: biases make padded inputs non-zero one layer later.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from .blocks import Conv, UpsampleConv, narrow, widen
 from .config import AutoencoderTinyConfig
+from .convolutions import Conv, UpsampleConv, narrow, widen
 from .layers import Half, Layer, changes_size, split_layers
 from .modules import Decoder, Encoder, apply_layer
 
@@ -65,51 +66,41 @@ class Stream:
 
     @property
     def rows_in(self) -> int:
-        """Rows of a strip that enters."""
+        """Rows of a strip that enters, after the first."""
         return self.plan.rows * (1 if self.half == "decoder" else self.scale)
 
     @property
     def rows_out(self) -> int:
-        """Rows of a strip that leaves."""
+        """Rows of a strip that leaves, after the first."""
         return self.plan.rows * (self.scale if self.half == "decoder" else 1)
+
+    @functools.cached_property
+    def first_in(self) -> int:
+        """Rows of the first strip that enters."""
+        rows = self.rows_in
+        while _rows_of_first(self.parts[1], rows) < self.rows_out:
+            rows += 1
+        return rows
+
+    @functools.cached_property
+    def first_out(self) -> int:
+        """Rows of the first strip that leaves."""
+        return _rows_of_first(self.parts[1], self.first_in)
 
     @functools.cached_property
     def height_in(self) -> int:
         """Rows of the image where it enters the streamed layers."""
-        before = self.parts[0] if self.half == "decoder" else ()
-        return self.height * 2 ** sum(map(changes_size, before))
+        return height_after(self.parts[0] if self.half == "decoder" else (), self.height)
 
     @functools.cached_property
-    def _end(self) -> tuple[int, int]:
-        height, delay = self.height_in, 0
-        for layer in self.parts[1]:
-            if layer.kind == "upsample_conv":
-                height, delay = 2 * height, 2 * delay + 2
-            elif layer.stride == 2:
-                height, delay = -(-height // 2), -(-delay // 2)
-            elif layer.kind in ("conv", "block"):
-                delay += 3 if layer.kind == "block" else 1
-        return height, delay
-
-    @property
     def height_out(self) -> int:
         """Rows of the image where it leaves the streamed layers."""
-        return self._end[0]
-
-    @property
-    def wait(self) -> int:
-        """Rows that the result waits, so that it comes in whole strips of the image."""
-        return -self._end[1] % self.rows_out
-
-    @property
-    def first(self) -> int:
-        """Step whose result is the first strip of the image."""
-        return (self._end[1] + self.wait) // self.rows_out
+        return height_after(self.parts[1], self.height_in)
 
     @property
     def steps(self) -> int:
-        """Steps in all."""
-        return self.first - (-self.height_out // self.rows_out)
+        """Strips after the first."""
+        return max(0, -((self.first_out - self.height_out) // self.rows_out))
 
     def run(
         self,
@@ -124,75 +115,98 @@ class Stream:
         Args:
             module: The half.
             x: The streamed layers' whole input.
-            step: Which strip of it; the last steps only empty what is on its way.
-            kept: What the step before returned, or None at the first.
+            step: Which strip of it after the first; the last steps only empty what is on its way.
+            kept: What the step before returned, or None for the first strip.
             dtype: Dtype of the computation.
 
         Returns:
             A strip of the result, and the rows that the next step needs.
         """
+        first = kept is None
+        top = 0 if first else self.first_in + step * self.rows_in
+        rows = self.first_in if first else self.rows_in
         # Rows below the image repeat its last one, and are set to zero before any convolution.
-        x = jnp.take(x, step * self.rows_in + jnp.arange(self.rows_in), axis=1, mode="clip")
+        x = jnp.take(x, top + jnp.arange(rows), axis=1, mode="clip")
         x = (widen(x) + 1) / 2 if self.half == "encoder" else x
-        walk = _Walk(step, self.rows_in, self.height_in, kept)
+        walk = _Walk(top, self.height_in, kept)
         for layer in self.parts[1]:
             x = walk.apply(module, layer, x if layer.kind == "activation" else narrow(x, dtype))
-        x = narrow(x * 2 - 1 if self.half == "decoder" else x, dtype)
-        if self.wait:
-            x = walk.push(x, self.wait)[:, : self.rows_out]
-        return x, walk.kept
+        return narrow(x * 2 - 1 if self.half == "decoder" else x, dtype), walk.kept
+
+
+def height_after(layers: Sequence[Layer], height: int) -> int:
+    """Return how many rows layers make of so many."""
+    for layer in layers:
+        if layer.kind == "upsample_conv":
+            height *= 2
+        elif layer.stride == 2:
+            height = -(-height // 2)
+    return height
+
+
+def _rows_of_first(layers: Sequence[Layer], rows: int) -> int:
+    """Return how many rows layers make of the first strip, whose rows below are not known yet."""
+    for layer in layers:
+        if layer.kind == "upsample_conv":
+            rows = 2 * (rows - 1)
+        elif layer.stride == 2:
+            rows //= 2
+        elif layer.kind in ("conv", "block"):
+            rows -= 3 if layer.kind == "block" else 1
+    return rows
 
 
 class _Walk:
     """A strip on its way through the layers.
 
     Attributes:
-        step: Number of the strip.
-        rows: Rows of a strip at this layer.
+        top: Row of the image, at this layer, at which the strip begins.
         height: Rows of the image at this layer.
-        delay: How many rows the strip lies above the one that its number names.
         kept: What each layer keeps for the next strip, in the order of the layers.
     """
 
-    def __init__(self, step: Any, rows: int, height: int, kept: Sequence[jax.Array] | None):
-        self.step, self.rows, self.height, self.delay = step, rows, height, 0
+    def __init__(self, top: Any, height: int, kept: Sequence[jax.Array] | None):
+        self.top, self.height = top, height
         self.kept: list[jax.Array] = []
         self._old = None if kept is None else iter(kept)
 
     def apply(self, module: Encoder | Decoder, layer: Layer, x: jax.Array) -> jax.Array:
         if layer.kind == "block":
-            block = getattr(module, layer.name)
-            return block(x, convolve=self.convolve, wait=lambda x: self.push(x, 3)[:, :-3])
+            return getattr(module, layer.name)(x, convolve=self.convolve, wait=self.wait)
         if layer.kind in ("conv", "upsample_conv"):
             return self.convolve(getattr(module, layer.name), x)
         return apply_layer(module, layer, x)
 
     def convolve(self, conv: Conv | UpsampleConv, x: jax.Array) -> jax.Array:
+        rows = x.shape[1]
         x = self.inside(x)
+        # Above the image is one row of zeros.
+        x = jnp.concatenate([self.old(x, 1), x], axis=1)
+        self.top = self.top + rows - x.shape[1] + 1  # row that the first output lies on
         if isinstance(conv, UpsampleConv):
-            y = conv(self.push(x, 2), pad_rows=False)
-            self.delay, self.rows, self.height = 2 * self.delay + 2, 2 * self.rows, 2 * self.height
+            self.kept.append(x[:, -2:])
+            self.top, self.height = 2 * self.top, 2 * self.height
         elif conv.stride == 2:
-            if self.delay % 2:  # the next output needs an even row first
-                x, self.delay = self.push(x, 1)[:, :-1], self.delay + 1
-            y = conv(self.push(x, 1), pad_rows=False)
-            self.delay, self.rows = self.delay // 2, self.rows // 2
-            self.height = -(-self.height // 2)
+            made = (x.shape[1] - 1) // 2
+            self.kept.append(x[:, 2 * made :])
+            self.top, self.height = self.top // 2, -(-self.height // 2)
         else:
-            y = conv(self.push(x, 2), pad_rows=False)
-            self.delay += 1
-        return y
+            self.kept.append(x[:, -2:])
+        return conv(x, pad_rows=False)
 
-    def push(self, x: jax.Array, rows: int) -> jax.Array:
-        """Put the kept rows above x and keep the last ones of both."""
-        n, _, w, c = x.shape
-        old = jnp.zeros((n, rows, w, c), x.dtype) if self._old is None else next(self._old)
-        x = jnp.concatenate([old, x], axis=1)
-        self.kept.append(x[:, -rows:])
-        return x
+    def wait(self, x: jax.Array) -> jax.Array:
+        """Hold back the three rows that the block's convolutions have not come to."""
+        x = jnp.concatenate([self.old(x, 0), x], axis=1)
+        self.kept.append(x[:, -3:])
+        return x[:, :-3]
+
+    def old(self, x: jax.Array, rows: int) -> jax.Array:
+        """Return the rows kept from the strip before, or that many zeros if there is none."""
+        if self._old is not None:
+            return next(self._old)
+        return jnp.zeros((x.shape[0], rows, *x.shape[2:]), x.dtype)
 
     def inside(self, x: jax.Array) -> jax.Array:
-        """Set the rows outside the image to zero."""
-        row = self.step * self.rows - self.delay + jnp.arange(x.shape[1])
-        keep = ((row >= 0) & (row < self.height))[None, :, None, None]
-        return jnp.where(keep, x, jnp.zeros((), x.dtype))
+        """Set the rows below the image to zero."""
+        row = self.top + jnp.arange(x.shape[1])
+        return jnp.where((row < self.height)[None, :, None, None], x, jnp.zeros((), x.dtype))

@@ -122,10 +122,20 @@ def test_a_bad_chunk_is_refused(vae, chunk):
         vae.enable_slicing(chunk)
 
 
-def test_tiling_says_that_it_is_not_there_yet(vae):
-    with pytest.raises(NotImplementedError, match="no tiles yet and decodes each image whole"):
-        vae.enable_tiling()
+@pytest.mark.parametrize("tile", [0, -1, 1.5, True, None])
+def test_a_bad_tile_is_refused(vae, tile):
+    with pytest.raises(ValueError, match="tile must be a positive number of latents, got"):
+        vae.enable_tiling(tile)
+
+
+def test_tiling_is_on_until_it_is_off():
+    vae = make(SMALL)
+    z = latent(SMALL, (3, 2))
+    vae.enable_tiling(16)
+    assert vae.way("decoder", z).tile == 16
+    assert jax.tree.map(lambda leaf: leaf, vae).way("decoder", z).tile == 16
     vae.disable_tiling()
+    assert vae.way("decoder", z).name == "whole"
 
 
 def test_dtype_is_the_dtype_of_the_results():

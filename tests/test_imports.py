@@ -20,12 +20,16 @@ MODULES = sorted(
 # Lower layers never import higher ones. Files of one row do not import each other, except that
 # the two subpackages are ordered within.
 ORDER = [
-    {"errors", "config", "storage"},
+    {"errors", "config", "storage", "outputs"},
     {"layers", "images", "latents"},
-    {"blocks", "weights"},
+    {"convolutions", "weights"},
+    {"blocks"},
     {"modules"},
-    {"functional", "strips"},
-    {"batching", "streaming"},
+    {"functional", "strips", "windows"},
+    {"streaming"},
+    {"batching", "estimates"},
+    {"tiling"},
+    {"planner"},
     {"autoencoder"},
     {"commands"},
     {"cli"},

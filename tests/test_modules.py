@@ -9,7 +9,8 @@ from models import NARROWING, NARROWING_IN_BLOCKS, image, latent, random_model, 
 
 import taesd_jax
 from taesd_jax import VARIANTS, AutoencoderTinyConfig
-from taesd_jax.blocks import Block, Conv, UpsampleConv
+from taesd_jax.blocks import Block
+from taesd_jax.convolutions import Conv, UpsampleConv
 from taesd_jax.functional import abstract_params
 from taesd_jax.layers import HALVES, layers_of
 from taesd_jax.weights.names import flax_path, tensor_shapes, to_torch_shape

@@ -1,0 +1,181 @@
+"""Convolutions as Flax NNX modules, on NHWC activations, and the rounding around them.
+
+A module computes in the dtype of its input and casts its parameters to it, so that parameters may
+be stored in another dtype. In half precision what enters a convolution is rounded; its sums and
+the biases, skips and activations behind it are float32 and rounded once, which keeps the error at
+PyTorch's.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jax.typing import DTypeLike
+
+
+def widen(x: jax.Array) -> jax.Array:
+    """Return x in float32, or in float64 if it is that."""
+    return x.astype(_wide(x.dtype))
+
+
+def _wide(dtype: DTypeLike) -> DTypeLike:
+    return jnp.float64 if dtype == jnp.float64 else jnp.float32
+
+
+def narrow(x: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """Round x to dtype, always: XLA may leave out a plain cast there and back, but not this.
+
+    Without it the bits of half-precision results would depend on what XLA fuses.
+    """
+    info = jnp.finfo(dtype)
+    if info.bits < 32:
+        x = lax.reduce_precision(widen(x), exponent_bits=info.nexp, mantissa_bits=info.nmant)
+    return x.astype(dtype)
+
+
+def ones_for(x: jax.Array) -> jax.Array:
+    """Return ones that vmap maps and a mesh shards as x; `jnp.ones_like` does not promise that."""
+    return (jnp.isnan(x) | True).astype(x.dtype)
+
+
+class Conv(nnx.Module):
+    """Convolve with zero padding that keeps the size at stride 1.
+
+    Args:
+        in_channels: Width of the input.
+        out_channels: Width of the output.
+        size: Side of the kernel, odd.
+        stride: Step between outputs.
+        use_bias: Whether to add a bias.
+        param_dtype: Dtype of the parameters.
+        rngs: Random numbers for the initial parameters.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        size: int = 3,
+        *,
+        stride: int = 1,
+        use_bias: bool = True,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        init = nnx.initializers.lecun_normal()
+        shape = (size, size, in_channels, out_channels)
+        self.kernel = nnx.Param(init(rngs.params(), shape, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(out_channels, param_dtype)) if use_bias else None
+        self.stride = stride
+
+    def __call__(
+        self, x: jax.Array, *, pad_rows: bool = True, pad_columns: bool = True
+    ) -> jax.Array:
+        """Map (n, h, w, in_channels) to (n, h, w, out_channels), or half the size rounded up.
+
+        The result is float32 whatever the input's dtype, for what is added next. Without padding
+        x brings its rows or columns of context, and the result has that many less.
+        """
+        kernel = self.kernel[...].astype(x.dtype)
+        # Written out because "SAME" pads only below and right at stride 2, PyTorch on all sides.
+        pad = (kernel.shape[0] // 2, kernel.shape[0] // 2)
+        y = lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides=(self.stride, self.stride),
+            padding=(pad if pad_rows else (0, 0), pad if pad_columns else (0, 0)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            preferred_element_type=_wide(x.dtype),
+        )
+        return y if self.bias is None else y + self.bias[...].astype(y.dtype).reshape(1, 1, 1, -1)
+
+
+class UpsampleConv(nnx.Module):
+    """Enlarge twice by nearest neighbour, then convolve 3x3 without bias.
+
+    In one dimension, with a kernel (a, b, c) and differences d[i] = x[i + 1] - x[i], zero padded,
+    the result is (a + b + c) x[i] - a d[i - 1] at even places and (a + b + c) x[i] + c d[i] at odd
+    ones. In two dimensions that is nine 1x1 products on x and its differences in place of the 36
+    that a convolution of the enlarged input takes. In half precision the differences would be
+    rounded once more, so the convolution is done as it stands.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        init = nnx.initializers.lecun_normal()
+        self.kernel = nnx.Param(init(rngs.params(), (3, 3, in_channels, out_channels), param_dtype))
+
+    def __call__(
+        self, x: jax.Array, *, pad_rows: bool = True, pad_columns: bool = True
+    ) -> jax.Array:
+        """Map (n, h, w, in_channels) to (n, 2h, 2w, out_channels).
+
+        Without padding x brings a row or column of context on each side, and h and w count the
+        others.
+        """
+        kernel = self.kernel[...].astype(x.dtype)
+        pad = [(1, 1) if wanted else (0, 0) for wanted in (pad_rows, pad_columns)]
+        x = jnp.pad(x, ((0, 0), *pad, (0, 0)))
+        if jnp.finfo(x.dtype).bits < 32:
+            return _enlarge_and_convolve(x, kernel)
+        return _nine_products(x, kernel)
+
+
+def _enlarge_and_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)[:, 1:-1, 1:-1]
+    y = lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(1, 1),
+        padding="VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        preferred_element_type=jnp.float32,
+    )
+    return narrow(y, x.dtype)
+
+
+def _nine_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    # x: (n, h + 2, w + 2, c), padded
+    dy = x[:, 1:] - x[:, :-1]
+    dx = x[:, 1:-1, 1:] - x[:, 1:-1, :-1]  # (n, h, w + 1, c)
+    dxy = dy[:, :, 1:] - dy[:, :, :-1]  # (n, h + 1, w + 1, c)
+    x, dy = x[:, 1:-1, 1:-1], dy[:, :, 1:-1]  # (n, h, w, c), (n, h + 1, w, c)
+    # k[row][column], each (c, o): before, whole and after of both dimensions.
+    k = [_taps(row) for row in _taps(kernel)]
+    center = _product(x, k[1][1])
+    left, right = _products(dx, k[1][0], k[1][2])
+    above, below = _products(dy, k[0][1], k[2][1])
+    corners = _products(dxy, k[0][0], k[0][2], k[2][0], k[2][2])
+    left, right = center + left[:, :, :-1], center + right[:, :, 1:]
+    y00 = left + above[:, :-1] + corners[0][:, :-1, :-1]
+    y01 = right + above[:, :-1] + corners[1][:, :-1, 1:]
+    y10 = left + below[:, 1:] + corners[2][:, 1:, :-1]
+    y11 = right + below[:, 1:] + corners[3][:, 1:, 1:]
+    n, h, w, o = center.shape
+    y = jnp.stack([jnp.stack([y00, y01], axis=3), jnp.stack([y10, y11], axis=3)], axis=2)
+    # Each reshape merges one pair of (n, h, 2, w, 2, o): explicit shardings follow no more at once.
+    return y.reshape(n, 2 * h, w, 2, o).reshape(n, 2 * h, 2 * w, o)
+
+
+def _taps(kernel: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    return -kernel[0], kernel[0] + kernel[1] + kernel[2], kernel[2]
+
+
+def _products(x: jax.Array, *kernels: jax.Array) -> list[jax.Array]:
+    y = _product(x, jnp.concatenate(kernels, axis=-1))
+    return jnp.split(y, len(kernels), axis=-1)
+
+
+def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    # One product for each example: its bits then do not depend on the size of the batch.
+    n, h, w, c = x.shape
+    kernel = kernel[None] * ones_for(x[:, :1, 0, :1])  # (n, c, o)
+    return jnp.einsum("npc,nco->npo", x.reshape(n, h * w, c), kernel).reshape(n, h, w, -1)

@@ -1,0 +1,175 @@
+"""Whole, streamed or tiled: the fastest way to run a half within a memory budget."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+from jax.core import Tracer
+from jax.typing import DTypeLike
+
+from .batching import decode_sliced, encode_sliced
+from .config import AutoencoderTinyConfig
+from .estimates import streamed_bytes, tiled_bytes, whole_bytes
+from .functional import Params, decode, encode
+from .layers import Half, stages_of
+from .streaming import decode_streaming, default_plan, encode_streaming
+from .strips import Plan
+from .tiling import decode_tiled, encode_tiled
+from .windows import TILE
+
+# Below this many pixels a CPU's caches hold the activations anyway.
+_SMALL_IMAGE = 192 * 192
+
+
+class Way(NamedTuple):
+    """How a half is run.
+
+    Attributes:
+        name: "whole", "streamed" or "tiled".
+        plan: The plan, if streamed.
+        tile: Side of a tile in latents, if tiled.
+        chunk: Images, or tiles, computed at a time.
+        temporary_bytes: Estimate of the memory it takes beside params, input and result.
+    """
+
+    name: Literal["whole", "streamed", "tiled"]
+    plan: Plan | None
+    tile: int | None
+    chunk: int
+    temporary_bytes: int
+
+    def __str__(self) -> str:
+        """Say it in words."""
+        how = ""
+        if self.plan:
+            how = f" with {self.plan}"
+        if self.tile:
+            how = f" in tiles of {self.tile} latents"
+        return f"{self.name}{how}, {self.chunk} at a time, {self.temporary_bytes / 1e6:,.0f} MB"
+
+
+def default_budget(device: Any) -> int:
+    """Return how many bytes temporaries may take: half of what the device has free.
+
+    A device that reports nothing is taken to have the host's memory.
+    """
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return (stats["bytes_limit"] - stats.get("bytes_in_use", 0)) // 2
+    return _available_memory() // 2
+
+
+def _available_memory() -> int:
+    """Return the host's free bytes, or the control group's if it has less; 4 GiB if unknown."""
+    free = [int(line.split()[1]) * 1024 for line in _lines("/proc/meminfo", "MemAvailable:")]
+    group = Path("/sys/fs/cgroup")
+    limit, used = (list(_lines(group / name)) for name in ("memory.max", "memory.current"))
+    if limit and used and limit[0].isdigit():
+        free.append(max(0, int(limit[0]) - int(used[0])))
+    return min(free, default=2**32)
+
+
+def _lines(path: str | Path, start: str = "") -> Iterator[str]:
+    with contextlib.suppress(OSError):
+        yield from (line for line in Path(path).read_text().splitlines() if line.startswith(start))
+
+
+@functools.lru_cache(maxsize=1024)
+def choose_way(
+    half: Half,
+    shape: tuple[int, int, int, int],
+    *,
+    config: AutoencoderTinyConfig,
+    platform: str,
+    budget: int,
+) -> Way:
+    """Choose the fastest way that fits a budget, or the smallest if none does.
+
+    On a CPU strips that stay in its caches are faster than the whole image; see
+    `taesd-jax bench --plans`. On other devices whole images are.
+
+    Args:
+        half: Which half.
+        shape: Shape of its input.
+        config: Its architecture.
+        platform: "cpu", "gpu" or "tpu".
+        budget: Bytes that temporaries may take.
+
+    >>> from taesd_jax import VARIANTS
+    >>> options = {"config": VARIANTS["taesd"], "platform": "cpu", "budget": 2**30}
+    >>> print(choose_way("decoder", (1, 128, 128, 4), **options))
+    streamed with Plan(whole=1, rows=4), 1 at a time, 84 MB
+    """
+    ways = _ways(half, shape, config, platform)
+    fitting = (way for way in ways if way.temporary_bytes <= budget)
+    return next(fitting, min(ways, key=lambda way: way.temporary_bytes))
+
+
+def run_way(
+    half: Half,
+    params: Params,
+    x: Any,
+    *,
+    config: AutoencoderTinyConfig,
+    way: Way,
+    dtype: DTypeLike | None,
+    remat: bool,
+) -> jax.Array:
+    """Run a half on a checked input in the given way."""
+    decoding = half == "decoder"
+    if way.name == "tiled":
+        tiled = decode_tiled if decoding else encode_tiled
+        tile = way.tile or TILE
+        return tiled(params, x, config=config, dtype=dtype, tile=tile, chunk=way.chunk)
+    if way.chunk < x.shape[0]:
+        sliced = decode_sliced if decoding else encode_sliced
+        options: dict[str, Any] = {"plan": way.plan, "chunk": way.chunk, "remat": remat}
+        return sliced(params, x, config=config, dtype=dtype, **options)
+    if way.name == "streamed":
+        streamed = decode_streaming if decoding else encode_streaming
+        return streamed(params, x, config=config, dtype=dtype, plan=way.plan)
+    return (decode if decoding else encode)(params, x, config=config, dtype=dtype, remat=remat)
+
+
+def device_of(*trees: Any) -> Any:
+    """Return the device of the first array that is on one, else JAX's default."""
+    for leaf in jax.tree.leaves(trees):
+        if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer):
+            return next(iter(leaf.devices()))
+    default = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    return default if isinstance(default, jax.Device) else jax.local_devices(backend=default)[0]
+
+
+def is_sharded(x: Any) -> bool:
+    """Return whether x lies on several devices, as far as can be seen."""
+    if isinstance(x, Tracer):
+        return any(axis is not None for axis in jax.typeof(x).sharding.spec)
+    return isinstance(x, jax.Array) and len(x.sharding.device_set) > 1
+
+
+def _ways(
+    half: Half, shape: tuple[int, int, int, int], config: AutoencoderTinyConfig, platform: str
+) -> list[Way]:
+    """List the ways from the fastest to the smallest."""
+    n, h, w, _ = shape
+    least, most = int(config.pool_channels > 0), stages_of(half, config)
+
+    def whole(chunk: int) -> Way:
+        size = chunk * whole_bytes(half, (h, w), config)
+        return Way("whole", None, None, chunk, size)
+
+    def streamed(plan: Plan) -> Way:
+        return Way("streamed", plan, None, 1, streamed_bytes(half, (h, w), config, plan))
+
+    wholes = [whole(n), whole(1)] if n > 1 else [whole(1)]
+    strips = [streamed(default_plan(half, config)), streamed(Plan(max(most - 3, least), 2))]
+    tiled = Way("tiled", None, TILE, 1, tiled_bytes(half, (h, w), config, TILE))
+    if platform != "cpu":
+        return [*wholes, tiled, *strips]
+    pixels = h * w * (config.spatial_factor**2 if half == "decoder" else 1)
+    return [*wholes, *strips, tiled] if pixels <= _SMALL_IMAGE else [*strips, tiled]

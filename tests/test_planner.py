@@ -1,0 +1,131 @@
+"""The planner stays within its budget, and what it chooses changes no result."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models import SMALL, image, latent, random_model
+
+import taesd_jax
+from taesd_jax import VARIANTS, AutoencoderTiny, Plan, Way
+from taesd_jax.estimates import streamed_bytes, tiled_bytes, whole_bytes
+from taesd_jax.planner import choose_way, default_budget
+
+SHORT = SMALL.replace(num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1))
+
+
+def ways(half, side, budget, platform="cpu", config=VARIANTS["taesd"], n=1):
+    shape = (n, side, side, 4 if half == "decoder" else 3)
+    return choose_way(half, shape, config=config, platform=platform, budget=budget)
+
+
+@pytest.mark.parametrize(
+    ("half", "side", "platform", "budget", "name"),
+    [
+        ("decoder", 16, "cpu", 10**9, "whole"),
+        ("decoder", 64, "cpu", 10**9, "streamed"),
+        ("encoder", 1024, "cpu", 10**9, "streamed"),
+        ("decoder", 64, "gpu", 10**9, "whole"),
+        ("decoder", 1024, "gpu", 10**9, "tiled"),
+        ("encoder", 16384, "cpu", 10**9, "tiled"),
+        # Nothing fits: the smallest.
+        ("decoder", 64, "gpu", 0, "streamed"),
+    ],
+)
+def test_the_fastest_way_that_fits(half, side, platform, budget, name):
+    way = ways(half, side, budget, platform)
+    assert way.name == name
+    assert way.temporary_bytes <= budget or budget == 0
+
+
+def test_a_batch_is_cut_before_an_image_is():
+    one = ways("decoder", 64, 10**10, "gpu").temporary_bytes
+    assert ways("decoder", 64, 8 * one, "gpu", n=8).chunk == 8
+    way = ways("decoder", 64, 3 * one, "gpu", n=8)
+    assert (way.name, way.chunk) == ("whole", 1)
+
+
+def test_stages_that_need_the_whole_image_stay_whole():
+    plan = choose_way(
+        "decoder", (1, 128, 128, 32), config=VARIANTS["taef2"], platform="cpu", budget=0
+    ).plan
+    assert plan is None or plan.whole >= 1
+
+
+def temporaries(run, config, shape, dtype, **options):
+    params = jax.eval_shape(lambda: taesd_jax.init(jax.random.key(0), config=config))
+    lowered = jax.jit(lambda p, x: run(p, x, config=config, **options)).lower(
+        params, jax.ShapeDtypeStruct(shape, dtype)
+    )
+    return lowered.compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("name", ["taesd", "taef2", "taesana"])
+@pytest.mark.parametrize("half", ["encoder", "decoder"])
+def test_estimates_cover_what_xla_counts(name, half):
+    config = VARIANTS[name]
+    factor = config.spatial_factor
+    size = (512 // factor, 768 // factor) if half == "decoder" else (512, 768)
+    shape = (1, *size, config.latent_channels if half == "decoder" else 3)
+    run, streamed = taesd_jax.encode, taesd_jax.encode_streaming
+    if half == "decoder":
+        run, streamed = taesd_jax.decode, taesd_jax.decode_streaming
+    for dtype in ("float32", "bfloat16"):
+        counted = temporaries(run, config, shape, dtype)
+        assert counted <= whole_bytes(half, size, config) <= 3 * counted
+    for plan in (Plan(1, 4), Plan(2, 8)):
+        counted = temporaries(streamed, config, shape, "float32", plan=plan)
+        assert counted <= streamed_bytes(half, size, config, plan) <= 6 * counted
+
+
+def test_the_estimate_of_a_tile_covers_what_xla_counts():
+    config = VARIANTS["taesd"]
+    for run, half, shape in (
+        (taesd_jax.decode_tiled, "decoder", (1, 64, 64, 4)),
+        (taesd_jax.encode_tiled, "encoder", (1, 512, 512, 3)),
+    ):
+        counted = temporaries(run, config, shape, "float32")
+        # In one program the tiles are put together there too.
+        result = 4 * shape[1] * shape[2] * (64 * 3 if half == "decoder" else 3)
+        estimate = tiled_bytes(half, shape[1:3], config, 64)
+        assert counted <= estimate + 4 * result
+        assert estimate <= 4 * counted
+
+
+@pytest.fixture(scope="module")
+def vae():
+    params, config = random_model(SHORT)
+    return AutoencoderTiny(jax.tree.map(jnp.asarray, params), config)
+
+
+def test_what_it_chooses_changes_no_result(vae):
+    z, x = latent(SHORT, (40, 32), n=2), image(SHORT, (317, 250), n=2)
+    assert vae.way("decoder", z) == vae.way("decoder", jnp.asarray(z))
+    assert vae.way("decoder", z).name == vae.way("encoder", x).name == "streamed"
+    images = taesd_jax.decode(vae.params, z, config=vae.config)
+    latents = taesd_jax.encode(vae.params, x, config=vae.config)
+    # Different products for different shapes, as for strips.
+    np.testing.assert_allclose(vae.decode(z).sample, images, atol=2e-5, rtol=0)
+    np.testing.assert_allclose(vae.encode(x).latents, latents, atol=2e-5, rtol=0)
+    jitted = jax.jit(lambda vae, z: vae.decode(z).sample)(vae, z)
+    np.testing.assert_allclose(jitted, images, atol=2e-5, rtol=0)
+
+
+def test_the_budget_is_the_users(vae):
+    vae = AutoencoderTiny(vae.params, VARIANTS["taesd"], memory_budget=0)
+    z = jax.ShapeDtypeStruct((1, 1024, 1024, 4), jnp.float32)
+    smallest = vae.way("decoder", z)
+    vae.memory_budget = 2**40
+    assert vae.way("decoder", z).temporary_bytes > smallest.temporary_bytes
+    assert default_budget(jax.devices()[0]) > 0
+
+
+def test_sharded_and_rematerialised_images_run_whole(vae):
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    z = jnp.zeros((8, 64, 64, 4))
+    spread = jax.device_put(z, jax.NamedSharding(mesh, jax.P("batch")))
+    assert vae.way("decoder", spread) == Way("whole", None, None, 8, 0)
+    assert vae.way("decoder", z).name == "streamed"
+    vae.enable_gradient_checkpointing()
+    assert vae.way("decoder", z).name == "whole"
+    vae.disable_gradient_checkpointing()

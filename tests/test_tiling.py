@@ -1,0 +1,109 @@
+"""Tiles give the bits of the whole image, from one program for every size."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models import SMALL, image, latent, random_model
+
+import taesd_jax
+from taesd_jax import VARIANTS, decode_tiled, encode_tiled
+
+SHORT = SMALL.replace(num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1))
+# As for strips: at sizes of a few rows XLA's CPU backend takes other products for other shapes.
+ROUNDING = 2e-5
+
+
+@pytest.fixture(scope="module", params=[0, 16], ids=["plain", "pooled"])
+def short(request):
+    params, config = random_model(SHORT.replace(pool_channels=request.param))
+    return jax.tree.map(jnp.asarray, params), config
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 9), (8, 5)], ids=str)
+@pytest.mark.parametrize("chunk", [1, 3])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_tiles_give_the_whole_image(short, size, chunk, dtype):
+    params, config = short
+    z = jnp.asarray(latent(config, size, n=2), dtype)
+    # Heights and widths that 8 does not divide.
+    x = jnp.asarray(image(config, (8 * size[0] - 3, 8 * size[1] - 7), n=2), dtype)
+    for run, tiled, value in (
+        (taesd_jax.decode, decode_tiled, z),
+        (taesd_jax.encode, encode_tiled, x),
+    ):
+        whole = run(params, value, config=config)
+        got = tiled(params, value, config=config, tile=4, chunk=chunk)
+        inside = jax.jit(lambda p, v, t=tiled: t(p, v, config=config, tile=4, chunk=chunk))
+        for other in (got, inside(params, value)):
+            assert (other.shape, other.dtype) == (whole.shape, whole.dtype)
+            if dtype == "bfloat16":
+                np.testing.assert_array_equal(other, whole)
+            else:
+                np.testing.assert_allclose(other, whole, atol=ROUNDING, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["taesd", "taesd3", "taef2", "taesana"])
+def test_every_variant_gives_the_bits_of_the_whole_image(name):
+    config = VARIANTS[name]
+    params, _ = random_model(config)
+    tile = max(8, 64 // config.spatial_factor)
+    z = latent(config, (tile + 3, tile - 1))
+    side = tile * config.spatial_factor
+    x = image(config, (side + 5, side - 3))
+    np.testing.assert_array_equal(
+        decode_tiled(params, z, config=config, tile=tile),
+        taesd_jax.decode(params, z, config=config),
+    )
+    np.testing.assert_array_equal(
+        encode_tiled(params, x, config=config, tile=tile),
+        taesd_jax.encode(params, x, config=config),
+    )
+
+
+def test_one_program_serves_every_size(short):
+    params, config = short
+    if config.pool_channels:
+        pytest.skip("a norm over the whole image is compiled for each size")
+    decode_tiled(params, latent(config, (3, 3)), config=config, tile=5)
+    with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:
+        compiled = []
+        patch.setattr("logging.Logger.handle", lambda self, record: compiled.append(record))
+        for size in ((1, 1), (9, 4), (5, 17)):
+            decode_tiled(params, latent(config, size), config=config, tile=5)
+    assert not [r for r in compiled if "Finished XLA compilation" in r.getMessage()]
+
+
+def test_the_operations_of_a_tile_are_few_more_than_its_pixels_need():
+    config = VARIANTS["taesd"]
+    params = jax.eval_shape(lambda: taesd_jax.init(jax.random.key(0), config=config))
+
+    def operations(run, side, **options):
+        lowered = jax.jit(lambda p, z: run(p, z, config=config, **options)).lower(
+            params, jax.ShapeDtypeStruct((1, side, side, 4), jnp.float32)
+        )
+        return lowered.compile().cost_analysis()["flops"]
+
+    whole = operations(taesd_jax.decode, 64)
+    assert operations(decode_tiled, 64, tile=64) <= 1.25 * whole
+
+
+def test_gradients_flow_through_tiles(short):
+    params, config = short
+    z = jnp.asarray(latent(config, (5, 3)))
+
+    def loss(run, **options):
+        return jax.grad(lambda z: jnp.sum(run(params, z, config=config, **options) ** 2))(z)
+
+    # Sums of the same terms in another order; gradients here reach about 10.
+    np.testing.assert_allclose(
+        loss(decode_tiled, tile=4), loss(taesd_jax.decode), rtol=1e-4, atol=1e-3
+    )
+
+
+def test_wrong_arrays_are_refused_before_any_work(short):
+    params, config = short
+    with pytest.raises(ValueError, match="looks like NCHW"):
+        decode_tiled(params, np.zeros((1, 4, 8, 8), np.float32), config=config)
+    with pytest.raises(ValueError, match="tile must be a positive number of latents, got 0"):
+        encode_tiled(params, np.zeros((1, 8, 8, 3), np.float32), config=config, tile=0)
