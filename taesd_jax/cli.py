@@ -45,7 +45,7 @@ def _show_warning(message, *_, **__) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from .commands import checkpoints, pictures
+    from .commands import benchmarks, checkpoints, pictures
 
     parser = argparse.ArgumentParser(
         prog="taesd-jax", description="Tiny autoencoders (the TAESD family) in JAX."
@@ -107,12 +107,39 @@ def _parser() -> argparse.ArgumentParser:
         "--dtype", choices=("float32", "bfloat16", "float16"), help="store in this dtype"
     )
 
+    text = "measure speed and memory beside PyTorch, ONNX Runtime and OpenVINO"
+    bench = command("bench", benchmarks.run, text)
+    bench.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=["taesd"])
+    bench.add_argument(
+        "--halves", nargs="+", choices=("decoder", "encoder"), default=["decoder", "encoder"]
+    )
+    bench.add_argument("--sizes", nargs="+", type=_positive, default=[512], help="sides of images")
+    bench.add_argument("--batch", nargs="+", type=_positive, default=[1])
+    bench.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
+    bench.add_argument("--rounds", type=_positive, default=5, help="default: %(default)s")
+    bench.add_argument("--threads", type=_positive, help="CPUs, for all (default: those here)")
+    bench.add_argument(
+        "--peers", nargs="+", choices=("all", "none", *benchmarks.PEERS), default=["all"]
+    )
+    bench.add_argument("--plans", action="store_true", help="compare plans of strips, not peers")
+    bench.add_argument("--peaks", action="store_true", help="peak memory, each in its own process")
+    bench.add_argument("--overhead", action="store_true", help="overhead of a call")
+    bench.add_argument("--json", metavar="FILE", help="write the figures as JSON")
+    bench.add_argument("--plot", metavar="FILE", help="draw the medians (needs matplotlib)")
+
     verify = command("verify", checkpoints.verify, "compare with PyTorch layer by layer")
     verify.add_argument("model", help=MODEL_HELP + "; with torch also .pth")
     verify.add_argument("--picture", help="picture to encode (default: a synthetic one)")
     verify.add_argument("--seed", type=int, default=0, help="seed of the synthetic picture")
     verify.add_argument("--json", metavar="FILE", help="write the report as JSON too")
     return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
 
 
 def _version() -> str:

@@ -31,6 +31,7 @@ ORDER = [
     {"tiling"},
     {"planner"},
     {"autoencoder"},
+    {"bench"},
     {"commands"},
     {"cli"},
 ]

@@ -1,0 +1,146 @@
+"""What users would pick instead, running the same weights: the peers of `taesd-jax bench`."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from taesd_jax.config import AutoencoderTinyConfig
+from taesd_jax.layers import Half
+from taesd_jax.weights import save
+
+from .torch_modules import TorchAutoencoderTiny
+
+PEERS = ("eager", "channels_last", "compile", "onnxruntime", "openvino")
+
+
+def make_peer(
+    name: str,
+    params: dict[str, Any],
+    config: AutoencoderTinyConfig,
+    half: Half,
+    x: np.ndarray,
+    *,
+    dtype: str,
+    threads: int,
+) -> Callable[[], np.ndarray]:
+    """Return a function that runs one half on x and returns the result, both NHWC and float32.
+
+    PyTorch runs diffusers' `AutoencoderTiny`, or our reference where that cannot express the model:
+    "eager" in PyTorch's own layout, as users run it, "channels_last", and by `torch.compile`. ONNX
+    Runtime and OpenVINO run what they make of the PyTorch half.
+
+    Args:
+        name: One of `PEERS`.
+        params: Both halves.
+        config: Architecture.
+        half: Which half.
+        x: Its input, NHWC.
+        dtype: "float32" or "bfloat16".
+        threads: Threads to use on a CPU.
+
+    Raises:
+        ImportError: It is not installed.
+        ValueError: It cannot run this dtype.
+    """
+    torch.set_num_threads(threads)
+    example = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
+    if name == "onnxruntime":
+        return _onnxruntime(_reference(params, config, half), example, dtype, threads)
+    if name == "openvino":
+        return _openvino(_reference(params, config, half), example, dtype, threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = _diffusers(params, config, half) if config.fits_diffusers else None
+    model = model or _reference(params, config, half)
+    kind = getattr(torch, dtype)
+    model, example = model.to(device, kind), example.to(device, kind)
+    if name == "channels_last":
+        model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        example = example.to(memory_format=torch.channels_last)
+    run = torch.compile(model) if name == "compile" else model
+
+    def call() -> np.ndarray:
+        with torch.inference_mode():
+            return _nhwc(run(example).float().cpu().numpy())
+
+    return call
+
+
+class _Method(nn.Module):
+    """One method of diffusers' class as a module."""
+
+    def __init__(self, model: Any, half: Half):
+        super().__init__()
+        self.model, self.method = model, half
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        model: Any = self.model
+        run = model.encode if self.method == "encoder" else model.decode
+        return run(x, return_dict=False)[0]
+
+
+def _diffusers(params: dict[str, Any], config: AutoencoderTinyConfig, half: Half) -> nn.Module:
+    from diffusers.models import AutoencoderTiny
+    from diffusers.utils import logging
+
+    logging.set_verbosity_error()
+    with tempfile.TemporaryDirectory() as folder:
+        save(folder, params, config, layout="diffusers")
+        model = AutoencoderTiny.from_pretrained(folder, low_cpu_mem_usage=False)
+    return _Method(model, half).eval()
+
+
+def _reference(params: dict[str, Any], config: AutoencoderTinyConfig, half: Half) -> nn.Module:
+    return getattr(TorchAutoencoderTiny(params, config).eval(), half)
+
+
+def _onnxruntime(
+    model: nn.Module, example: torch.Tensor, dtype: str, threads: int
+) -> Callable[[], np.ndarray]:
+    import onnxruntime
+
+    _only_float32(dtype, "ONNX Runtime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = Path(folder, "half.onnx")
+        torch.onnx.export(model, (example,), path, dynamo=False, input_names=["x"])
+        providers = ["CPUExecutionProvider"]
+        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=providers)
+    inputs = {"x": example.numpy()}
+    return lambda: _nhwc(session.run(None, inputs)[0])
+
+
+def _openvino(
+    model: nn.Module, example: torch.Tensor, dtype: str, threads: int
+) -> Callable[[], np.ndarray]:
+    import openvino
+
+    _only_float32(dtype, "OpenVINO")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        converted = openvino.convert_model(model, example_input=example, input=[example.shape])
+    options = {
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    request = openvino.Core().compile_model(converted, "CPU", options).create_infer_request()
+    return lambda: _nhwc(next(iter(request.infer([example.numpy()]).values())))
+
+
+def _only_float32(dtype: str, name: str) -> None:
+    if dtype != "float32":
+        raise ValueError(f"{name} runs float32 here, not {dtype}")
+
+
+def _nhwc(array: Any) -> np.ndarray:
+    return np.asarray(array).transpose(0, 2, 3, 1)
