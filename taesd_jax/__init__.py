@@ -11,7 +11,8 @@ from .errors import CheckpointError, CheckpointNotFoundError, PictureError
 from .functional import decode, encode, init
 from .outputs import AutoencoderTinyOutput, DecoderOutput
 from .planner import Way
-from .streaming import decode_streaming, encode_streaming, iter_decode
+from .rows import iter_decode, iter_encode
+from .streaming import decode_streaming, encode_streaming
 from .strips import Plan
 from .tiling import decode_tiled, encode_tiled
 from .weights import Checkpoint, load, save
@@ -38,6 +39,7 @@ __all__ = [
     "encode_tiled",
     "init",
     "iter_decode",
+    "iter_encode",
     "load",
     "save",
 ]

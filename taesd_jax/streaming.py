@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,9 +13,9 @@ from jax.typing import ArrayLike, DTypeLike
 from .config import AutoencoderTinyConfig
 from .convolutions import narrow
 from .functional import Params, bind, check_image, check_latent, half_of, resolve_dtypes
-from .layers import Half, stages_of
+from .layers import Half, split_layers, stages_of
 from .modules import apply_layers
-from .strips import Plan, Stream
+from .strips import Plan, Stream, height_after
 
 
 def decode_streaming(
@@ -69,42 +68,6 @@ def encode_streaming(
     return _run(params, image, "encoder", config, plan, dtype)
 
 
-def iter_decode(
-    params: Params,
-    latent: ArrayLike,
-    *,
-    config: AutoencoderTinyConfig,
-    plan: Plan | None = None,
-    dtype: DTypeLike | None = None,
-) -> Iterator[jax.Array]:
-    """Decode into strips of finished image rows, from the top, for pictures too large to hold.
-
-    Args:
-        params: As for `decode`.
-        latent: As for `decode`; each strip holds rows of every image in the batch.
-        config: As for `decode`.
-        plan: How to stream; `default_plan` without one.
-        dtype: As for `decode`.
-
-    Yields:
-        Images (n, rows, 8w, 3); all strips together are the result of `decode`.
-
-    Raises:
-        ValueError: As `decode`, or the plan does not fit the config.
-        TypeError: As `decode`.
-    """
-    check_latent(latent, config)
-    compute, result = resolve_dtypes(latent, config, dtype)
-    plan = _check_plan(plan, "decoder", config)
-    return _iterate(
-        half_of(params, "decoder"),
-        latent,
-        Stream("decoder", config.architecture, plan, jnp.shape(latent)[1]),
-        compute,
-        result,
-    )
-
-
 def default_plan(half: Half, config: AutoencoderTinyConfig) -> Plan:
     """Return the plan that is used without one: the last two changes of size in strips of 32 rows.
 
@@ -117,7 +80,8 @@ def default_plan(half: Half, config: AutoencoderTinyConfig) -> Plan:
     return Plan(whole=max(stages - 2, int(config.pool_channels > 0)), rows=4)
 
 
-def _check_plan(plan: Plan | None, half: Half, config: AutoencoderTinyConfig) -> Plan:
+def check_plan(plan: Plan | None, half: Half, config: AutoencoderTinyConfig) -> Plan:
+    """Return the plan, or the default one, if it fits the config; else raise ValueError."""
     plan = plan or default_plan(half, config)
     least, most = int(config.pool_channels > 0), stages_of(half, config)
     if not least <= plan.whole <= most or plan.rows < 1:
@@ -137,7 +101,9 @@ def _run(
     dtype: DTypeLike | None,
 ) -> jax.Array:
     compute, result = resolve_dtypes(x, config, dtype)
-    stream = Stream(half, config.architecture, _check_plan(plan, half, config), x.shape[1])
+    plan = check_plan(plan, half, config)
+    whole = split_layers(half, config, plan.whole)[0] if half == "decoder" else ()
+    stream = Stream(half, config.architecture, plan, height_after(whole, x.shape[1]))
     return _stream(half_of(params, half), x, stream, compute, result)
 
 
@@ -149,14 +115,20 @@ def _stream(
     x = x.astype(compute)
     if stream.half == "decoder":
         x = narrow(apply_layers(module, stream.parts[0], x, compute), compute)
-    strip, kept = stream.run(module, x, 0, None, compute)
+
+    def run(step, kept):
+        top, rows = stream.rows_of(step, first=kept is None)
+        strip = jnp.take(x, top + jnp.arange(rows), axis=1, mode="clip")
+        return stream.run(module, strip, top, kept, compute)
+
+    strip, kept = run(0, None)
     if stream.steps:
         n, _, w, c = strip.shape
         more = jnp.zeros((n, stream.steps * stream.rows_out, w, c), strip.dtype)
 
         def body(step, carry):
             out, kept = carry
-            strip, kept = stream.run(module, x, step, kept, compute)
+            strip, kept = run(step, kept)
             top = stream.first_out + step * stream.rows_out
             return lax.dynamic_update_slice_in_dim(out, strip, top, axis=1), kept
 
@@ -166,36 +138,3 @@ def _stream(
     if stream.half == "encoder":
         out = narrow(apply_layers(module, stream.parts[0], out, compute), compute)
     return out.astype(result)
-
-
-def _iterate(
-    half_params: Params, latent: Any, stream: Stream, compute: str, result: str
-) -> Iterator[jax.Array]:
-    x = _trunk(half_params, latent, stream, compute)
-    strip, kept = _step(half_params, x, 0, None, stream, compute, result)
-    yield strip[:, : stream.height_out]
-    for step in range(stream.steps):
-        strip, kept = _step(half_params, x, step, kept, stream, compute, result)
-        yield strip[:, : stream.height_out - stream.first_out - step * stream.rows_out]
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _trunk(half_params: Params, latent: jax.Array, stream: Stream, compute: str) -> jax.Array:
-    module = bind(half_params, "decoder", stream.config)
-    x = apply_layers(module, stream.parts[0], latent.astype(compute), compute)
-    return narrow(x, compute)
-
-
-@functools.partial(jax.jit, static_argnums=(4, 5, 6))
-def _step(
-    half_params: Params,
-    x: jax.Array,
-    step: jax.Array | int,
-    kept: list[jax.Array] | None,
-    stream: Stream,
-    compute: str,
-    result: str,
-) -> tuple[jax.Array, list[jax.Array]]:
-    module = bind(half_params, "decoder", stream.config)
-    strip, kept = stream.run(module, x, step, kept, compute)
-    return strip.astype(result), kept

@@ -46,7 +46,7 @@ class Stream:
         half: Which half.
         config: Its architecture.
         plan: How to stream it.
-        height: Rows of its input, the latent or the image.
+        height: Rows of the image where it enters the streamed layers.
     """
 
     half: Half
@@ -88,47 +88,41 @@ class Stream:
         return _rows_of_first(self.parts[1], self.first_in)
 
     @functools.cached_property
-    def height_in(self) -> int:
-        """Rows of the image where it enters the streamed layers."""
-        return height_after(self.parts[0] if self.half == "decoder" else (), self.height)
-
-    @functools.cached_property
     def height_out(self) -> int:
         """Rows of the image where it leaves the streamed layers."""
-        return height_after(self.parts[1], self.height_in)
+        return height_after(self.parts[1], self.height)
 
     @property
     def steps(self) -> int:
         """Strips after the first."""
         return max(0, -((self.first_out - self.height_out) // self.rows_out))
 
+    def rows_of(self, step: Any, *, first: bool) -> tuple[Any, int]:
+        """Return the first row and the number of rows of a strip that enters."""
+        return (0, self.first_in) if first else (self.first_in + step * self.rows_in, self.rows_in)
+
     def run(
         self,
         module: Encoder | Decoder,
         x: jax.Array,
-        step: Any,
+        top: Any,
         kept: Sequence[jax.Array] | None,
         dtype: DTypeLike,
     ) -> tuple[jax.Array, list[jax.Array]]:
-        """Run one step.
+        """Run one strip.
 
         Args:
             module: The half.
-            x: The streamed layers' whole input.
-            step: Which strip of it after the first; the last steps only empty what is on its way.
-            kept: What the step before returned, or None for the first strip.
+            x: The strip. Rows below the image may hold anything finite: they are set to zero.
+            top: Row that it begins at.
+            kept: What the strip before returned, or None for the first.
             dtype: Dtype of the computation.
 
         Returns:
-            A strip of the result, and the rows that the next step needs.
+            A strip of the result, and the rows that the next one needs.
         """
-        first = kept is None
-        top = 0 if first else self.first_in + step * self.rows_in
-        rows = self.first_in if first else self.rows_in
-        # Rows below the image repeat its last one, and are set to zero before any convolution.
-        x = jnp.take(x, top + jnp.arange(rows), axis=1, mode="clip")
         x = (widen(x) + 1) / 2 if self.half == "encoder" else x
-        walk = _Walk(top, self.height_in, kept)
+        walk = _Walk(top, self.height, kept)
         for layer in self.parts[1]:
             x = walk.apply(module, layer, x if layer.kind == "activation" else narrow(x, dtype))
         return narrow(x * 2 - 1 if self.half == "decoder" else x, dtype), walk.kept

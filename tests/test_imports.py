@@ -27,7 +27,7 @@ ORDER = [
     {"modules"},
     {"functional", "strips", "windows"},
     {"streaming"},
-    {"batching", "estimates"},
+    {"batching", "estimates", "rows"},
     {"tiling"},
     {"planner"},
     {"autoencoder"},

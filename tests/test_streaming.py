@@ -7,7 +7,7 @@ import pytest
 from models import SMALL, image, latent, random_model
 
 import taesd_jax
-from taesd_jax import VARIANTS, Plan, decode_streaming, encode_streaming, iter_decode
+from taesd_jax import VARIANTS, Plan, decode_streaming, encode_streaming, iter_decode, iter_encode
 
 # One block a stage: all kinds of layers, and little to compile.
 SHORT = SMALL.replace(num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1))
@@ -143,3 +143,19 @@ def test_wrong_arrays_are_refused_before_any_work(short):
             run(params, np.zeros((1, 4, 8, 8), np.float32), config=config)
     with pytest.raises(TypeError, match="image must be floating point"):
         encode_streaming(params, np.zeros((1, 8, 8, 3), np.uint8), config=config)
+
+
+@pytest.mark.parametrize("pool", [0, 16], ids=["plain", "pooled"])
+def test_rows_from_any_start(pool):
+    params, config = random_model(SHORT.replace(pool_channels=pool))
+    z, x = latent(config, (33, 4)), image(config, (263, 32))
+    images = taesd_jax.decode(params, z, config=config)
+    latents = taesd_jax.encode(params, x, config=config)
+    for start in (0, 1, 131, 263):
+        rows = list(iter_decode(params, z, config=config, start=start))
+        got = jnp.concatenate(rows, axis=1)
+        np.testing.assert_allclose(got, images[:, start:], atol=ROUNDING, rtol=0)
+    for start in (0, 1, 17, 32):
+        rows = list(iter_encode(params, x, config=config, start=start))
+        got = jnp.concatenate(rows, axis=1)
+        np.testing.assert_allclose(got, latents[:, start:], atol=ROUNDING, rtol=0)
