@@ -7,9 +7,10 @@ import pytest
 from models import SMALL, image, latent, random_model
 
 import taesd_jax
-from taesd_jax import VARIANTS, AutoencoderTiny, Plan, Way
+from taesd_jax import VARIANTS, AutoencoderTiny, Way
 from taesd_jax.estimates import streamed_bytes, tiled_bytes, whole_bytes
 from taesd_jax.planner import choose_way, default_budget
+from taesd_jax.streaming import default_plan
 
 SHORT = SMALL.replace(num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1))
 
@@ -73,9 +74,9 @@ def test_estimates_cover_what_xla_counts(name, half):
     for dtype in ("float32", "bfloat16"):
         counted = temporaries(run, config, shape, dtype)
         assert counted <= whole_bytes(half, size, config) <= 3 * counted
-    for plan in (Plan(1, 4), Plan(2, 8)):
-        counted = temporaries(streamed, config, shape, "float32", plan=plan)
-        assert counted <= streamed_bytes(half, size, config, plan) <= 6 * counted
+    plan = default_plan(half, config)
+    counted = temporaries(streamed, config, shape, "float32", plan=plan)
+    assert counted <= streamed_bytes(half, size, config, plan) <= 6 * counted
 
 
 def test_the_estimate_of_a_tile_covers_what_xla_counts():

@@ -20,8 +20,9 @@ def short(request):
     return jax.tree.map(jnp.asarray, params), config
 
 
-@pytest.mark.parametrize("size", [(1, 1), (3, 9), (8, 5)], ids=str)
-@pytest.mark.parametrize("chunk", [1, 3])
+@pytest.mark.parametrize(
+    ("size", "chunk"), [((1, 1), 1), ((3, 9), 3), ((8, 5), 1)], ids=["1x1", "3x9", "8x5"]
+)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_tiles_give_the_whole_image(short, size, chunk, dtype):
     params, config = short
