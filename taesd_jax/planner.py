@@ -167,7 +167,12 @@ def _ways(
         return Way("streamed", plan, None, 1, streamed_bytes(half, (h, w), config, plan))
 
     wholes = [whole(n), whole(1)] if n > 1 else [whole(1)]
-    strips = [streamed(default_plan(half, config)), streamed(Plan(max(most - 3, least), 2))]
+    plans = [
+        default_plan(half, config),
+        Plan(max(most - 2, least), 4),
+        Plan(max(most - 3, least), 2),
+    ]
+    strips = [streamed(plan) for plan in plans]
     tiled = Way("tiled", None, TILE, 1, tiled_bytes(half, (h, w), config, TILE))
     if platform != "cpu":
         return [*wholes, tiled, *strips]

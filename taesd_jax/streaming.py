@@ -69,14 +69,19 @@ def encode_streaming(
 
 
 def default_plan(half: Half, config: AutoencoderTinyConfig) -> Plan:
-    """Return the plan that is used without one: the last two changes of size in strips of 32 rows.
+    """Return the plan that is used without one, the fastest on a CPU by `taesd-jax bench --plans`.
 
-    On a CPU it is about as fast as any; `taesd-jax bench --plans` compares.
+    An encoder's first layers go on for as many rows beyond the image as its last run behind, so
+    more of its stages run whole.
 
     >>> default_plan("decoder", AutoencoderTinyConfig())
     Plan(whole=1, rows=4)
+    >>> default_plan("encoder", AutoencoderTinyConfig())
+    Plan(whole=2, rows=8)
     """
     stages = stages_of(half, config)
+    if half == "encoder":
+        return Plan(whole=stages - 1, rows=8)
     return Plan(whole=max(stages - 2, int(config.pool_channels > 0)), rows=4)
 
 
