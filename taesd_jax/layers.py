@@ -77,11 +77,17 @@ def split_layers(
     """Split a half into its `whole` stages nearest the latent and the rest.
 
     A decoder runs the first part first, an encoder the second.
+
+    Raises:
+        ValueError: There are fewer stages.
     """
     layers = layers_of(half, config)
     if not whole:
         return (), layers
-    cut = _cuts(half, layers)[whole - 1]
+    cuts = _cuts(half, layers)
+    if whole > len(cuts):
+        raise ValueError(f"this {half} cannot be split behind {whole} stages, it has {len(cuts)}")
+    cut = cuts[whole - 1]
     first, second = layers[:cut], layers[cut:]
     return (first, second) if half == "decoder" else (second, first)
 

@@ -34,7 +34,8 @@ class Way(NamedTuple):
         plan: The plan, if streamed.
         tile: Side of a tile in latents, if tiled.
         chunk: Images, or tiles, computed at a time.
-        temporary_bytes: Estimate of the memory it takes beside params, input and result.
+        temporary_bytes: Estimate of the memory it takes beside params, input and result; 0 where
+            there was no choice to make.
     """
 
     name: Literal["whole", "streamed", "tiled"]
@@ -167,6 +168,8 @@ def _ways(
         return Way("streamed", plan, None, 1, streamed_bytes(half, (h, w), config, plan))
 
     wholes = [whole(n), whole(1)] if n > 1 else [whole(1)]
+    if most < max(least, 1):
+        return wholes
     plans = [
         default_plan(half, config),
         Plan(max(most - 2, least), 4),

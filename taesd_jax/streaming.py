@@ -79,10 +79,10 @@ def default_plan(half: Half, config: AutoencoderTinyConfig) -> Plan:
     >>> default_plan("encoder", AutoencoderTinyConfig())
     Plan(whole=2, rows=8)
     """
-    stages = stages_of(half, config)
+    stages, least = stages_of(half, config), int(config.pool_channels > 0)
     if half == "encoder":
-        return Plan(whole=stages - 1, rows=8)
-    return Plan(whole=max(stages - 2, int(config.pool_channels > 0)), rows=4)
+        return Plan(whole=max(stages - 1, least), rows=8)
+    return Plan(whole=max(stages - 2, least), rows=4)
 
 
 def check_plan(plan: Plan | None, half: Half, config: AutoencoderTinyConfig) -> Plan:

@@ -130,3 +130,22 @@ def test_sharded_and_rematerialised_images_run_whole(vae):
     vae.enable_gradient_checkpointing()
     assert vae.way("decoder", z).name == "whole"
     vae.disable_gradient_checkpointing()
+
+
+@pytest.mark.parametrize("pool", [0, 16])
+def test_a_model_of_one_stage_runs_whole(pool):
+    config = SMALL.replace(
+        encoder_block_out_channels=(8,),
+        decoder_block_out_channels=(8,),
+        num_encoder_blocks=(1,),
+        num_decoder_blocks=(1,),
+        pool_channels=pool,
+    )
+    shape = (1, 512, 512, 4)
+    way = choose_way("decoder", shape, config=config, platform="cpu", budget=0)
+    assert way.name == "whole"
+    params, config = random_model(config)
+    assert taesd_jax.decode(params, latent(config, (4, 4)), config=config).shape == (1, 4, 4, 3)
+    if pool:
+        with pytest.raises(ValueError, match="cannot be split behind 1 stages, it has 0"):
+            taesd_jax.decode_tiled(params, latent(config, (4, 4)), config=config)
