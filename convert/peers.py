@@ -104,7 +104,7 @@ def _reference(params: dict[str, Any], config: AutoencoderTinyConfig, half: Half
 def _onnxruntime(
     model: nn.Module, example: torch.Tensor, dtype: str, threads: int
 ) -> Callable[[], np.ndarray]:
-    import onnxruntime
+    import onnxruntime  # pyright: ignore[reportMissingImports]
 
     _only_float32(dtype, "ONNX Runtime")
     options = onnxruntime.SessionOptions()
@@ -122,7 +122,7 @@ def _onnxruntime(
 def _openvino(
     model: nn.Module, example: torch.Tensor, dtype: str, threads: int
 ) -> Callable[[], np.ndarray]:
-    import openvino
+    import openvino  # pyright: ignore[reportMissingImports]
 
     _only_float32(dtype, "OpenVINO")
     with warnings.catch_warnings():

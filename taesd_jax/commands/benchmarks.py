@@ -117,7 +117,7 @@ def _table(entry: dict[str, Any], rows: list[bench.Measured]) -> str:
 
 def _plot(report: dict[str, Any], path: Path) -> None:
     try:
-        from matplotlib.figure import Figure
+        from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise ValueError("--plot needs matplotlib: pip install 'taesd-jax[bench]'") from error
     cases = report["cases"]
