@@ -82,9 +82,10 @@ def test_force_upcast_streams_in_float32(short):
     params, config = short
     config = config.replace(force_upcast=True)
     z = jnp.asarray(latent(config, (9, 3)), jnp.bfloat16)
-    np.testing.assert_array_equal(
-        decode_streaming(params, z, config=config), taesd_jax.decode(params, z, config=config)
-    )
+    streamed = decode_streaming(params, z, config=config)
+    assert streamed.dtype == jnp.bfloat16
+    # A float32 rounding can tip the last rounding to bfloat16; bfloat16 throughout moves half of them.
+    assert jnp.mean(streamed != taesd_jax.decode(params, z, config=config)) < 0.005
 
 
 def test_gradients_flow_through_strips(short):
