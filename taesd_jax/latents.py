@@ -124,7 +124,7 @@ def clipped_share(latent: np.ndarray, config: AutoencoderTinyConfig) -> float:
 
 
 def _read_npy(path: Path) -> StoredLatent:
-    return StoredLatent(np.load(path, allow_pickle=False), None)
+    return StoredLatent(np.load(path, mmap_mode="r", allow_pickle=False), None)
 
 
 def _read_npz(path: Path) -> StoredLatent:

@@ -21,7 +21,7 @@ MODULES = sorted(
 # the two subpackages are ordered within.
 ORDER = [
     {"errors", "config", "storage", "outputs"},
-    {"layers", "images", "latents"},
+    {"layers", "images", "latents", "arrays"},
     {"convolutions", "weights"},
     {"blocks"},
     {"modules"},

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ..arrays import SUFFIXES, TIFF
 from ..autoencoder import AutoencoderTiny
 from ..errors import PictureError
 from ..images import pad_image, psnr, read_image, write_image
 from ..latents import clipped_share, read_latent, write_latent
+from .large import decode_large, encode_large
 from .options import expand, for_each, load_model, on_device, outputs
 
 _RESULTS = (".latent.png", ".decoded.png", ".roundtrip.png")
@@ -28,6 +30,8 @@ def encode(args: argparse.Namespace) -> int:
         vae.require("encoder")
 
         def work(source: Path, result: Path) -> str:
+            if _is_large(source, result):
+                return encode_large(vae, source, result)
             image = read_image(source)
             latent = _encode(vae, image)
             write_latent(result, latent, config=vae.config, image_size=image.shape[:2])
@@ -51,6 +55,8 @@ def decode(args: argparse.Namespace) -> int:
             latent, size = read_latent(source, config=vae.config)
             if args.layout == "nchw":
                 latent = latent.transpose(0, 2, 3, 1)
+            if result.suffix.lower() in SUFFIXES:
+                return decode_large(vae, source, latent, result)
             images = _decode(vae, latent, source)
             h, w = _crop_size(images, size, source)
             names = [result]
@@ -107,6 +113,12 @@ def _crop_size(images: np.ndarray, size: tuple[int, int] | None, source: Path) -
             f"{source}: it says its picture was {size[1]}x{size[0]}, but it decodes to {w}x{h}"
         )
     return size
+
+
+def _is_large(source: Path, result: Path) -> bool:
+    """Return whether a picture is encoded strip by strip: .npy, and TIFF into .npy."""
+    suffix = source.suffix.lower()
+    return suffix == ".npy" or (suffix in TIFF and result.suffix.lower() == ".npy")
 
 
 def _size(array: np.ndarray) -> str:

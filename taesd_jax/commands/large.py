@@ -1,0 +1,116 @@
+"""Pictures too large to hold: decoded and encoded a strip at a time between mapped files."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..arrays import GrowingArray, digest, open_array
+from ..autoencoder import AutoencoderTiny
+from ..errors import PictureError
+from ..images import from_uint8, to_uint8
+from ..rows import iter_decode, iter_encode
+from ..strips import Plan
+
+# After a kill at most so much work is done again.
+_FLUSH_SECONDS = 2
+
+
+class PaddedPixels:
+    """8-bit pixels (h, w, 3) as a float image (1, h', w', 3), padded by their edge, cut by rows.
+
+    Args:
+        pixels: A mapped file.
+        multiple: What divides the sides after padding.
+    """
+
+    dtype = np.dtype("float32")
+
+    def __init__(self, pixels: np.ndarray, multiple: int):
+        h, w, _ = pixels.shape
+        self.pixels = pixels
+        self.shape = (1, h + -h % multiple, w + -w % multiple, 3)
+
+    def __getitem__(self, key: tuple[slice, slice]) -> np.ndarray:
+        _, rows = key
+        start, stop, _ = rows.indices(self.shape[1])
+        h, w, _ = self.pixels.shape
+        strip = np.asarray(self.pixels[min(start, h - 1) : min(stop, h)])
+        padding = ((0, stop - start - len(strip)), (0, self.shape[2] - w), (0, 0))
+        return from_uint8(np.pad(strip, padding, mode="edge"))[None]
+
+
+def decode_large(vae: AutoencoderTiny, source: Path, latent: Any, target: Path) -> str:
+    """Decode one latent into a .npy or TIFF file of 8-bit pixels."""
+    if latent.shape[0] != 1:
+        raise PictureError(f"{source}: a {target.suffix} takes one picture, got {latent.shape[0]}")
+    factor, config = vae.config.spatial_factor, vae.config
+    h, w = latent.shape[1] * factor, latent.shape[2] * factor
+    array = GrowingArray(target, (h, w, 3), "uint8", job=_job("decode", vae, source))
+    rows = iter_decode(
+        vae.params,
+        latent,
+        config=config,
+        plan=Plan(int(config.pool_channels > 0), 4),
+        dtype=vae.dtype,
+        start=array.rows,
+    )
+    resumed = _fill(array, (to_uint8(np.asarray(strip[0])) for strip in rows), source)
+    return f"{target}: {w}x{h}{resumed}"
+
+
+def encode_large(vae: AutoencoderTiny, source: Path, target: Path) -> str:
+    """Encode a .npy or TIFF file of 8-bit pixels (h, w, 3) into a .npy latent (h', w', z)."""
+    if target.suffix.lower() != ".npy":
+        raise PictureError(f"{source}: its latent is written as .npy: name it with -o")
+    pixels = open_array(source)
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
+        raise PictureError(
+            f"{source}: expected 8-bit pixels (h, w, 3), got {pixels.dtype} {pixels.shape}"
+        )
+    image: Any = PaddedPixels(pixels, vae.config.spatial_factor)
+    _, h, w, _ = (side // vae.config.spatial_factor for side in image.shape)
+    shape = (h, w, vae.config.latent_channels)
+    array = GrowingArray(target, shape, "float32", job=_job("encode", vae, source))
+    rows = iter_encode(vae.params, image, config=vae.config, dtype=vae.dtype, start=array.rows)
+    resumed = _fill(array, (np.asarray(strip[0], np.float32) for strip in rows), source)
+    return f"{target}: latent {h}x{w}x{shape[2]}{resumed}"
+
+
+def _fill(array: GrowingArray, strips: Iterable[np.ndarray], source: Path) -> str:
+    """Append all strips; return a note if the first rows were there."""
+    resumed = f", resumed at row {array.rows}" if array.rows else ""
+    height, flushed = array.shape[0], time.monotonic()
+    if array.rows < height:
+        for strip in strips:
+            array.append(strip)
+            if time.monotonic() - flushed >= _FLUSH_SECONDS:
+                array.flush()
+                flushed = time.monotonic()
+            if sys.stderr.isatty():
+                share = array.rows / height
+                print(f"\r\033[K{source}: {share:.0%}", end="", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+    array.close()
+    return resumed
+
+
+def _job(name: str, vae: AutoencoderTiny, source: Path) -> list[Any]:
+    status = os.stat(source)
+    leaves = (np.asarray(leaf) for leaf in jax.tree.leaves(vae.params))
+    return [
+        name,
+        os.fspath(source.resolve()),
+        status.st_size,
+        status.st_mtime_ns,
+        digest(leaves),
+        str(vae.dtype),
+    ]
