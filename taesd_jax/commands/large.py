@@ -58,7 +58,7 @@ def decode_large(vae: AutoencoderTiny, source: Path, latent: Any, target: Path) 
         vae.params,
         latent,
         config=config,
-        plan=Plan(int(config.pool_channels > 0), 4),
+        plan=Plan(int(config.pool_channels > 0), _rows(w)),
         dtype=vae.dtype,
         start=array.rows,
     )
@@ -79,9 +79,21 @@ def encode_large(vae: AutoencoderTiny, source: Path, target: Path) -> str:
     _, h, w, _ = (side // vae.config.spatial_factor for side in image.shape)
     shape = (h, w, vae.config.latent_channels)
     array = GrowingArray(target, shape, "float32", job=_job("encode", vae, source))
-    rows = iter_encode(vae.params, image, config=vae.config, dtype=vae.dtype, start=array.rows)
+    rows = iter_encode(
+        vae.params,
+        image,
+        config=vae.config,
+        rows=_rows(image.shape[2]),
+        dtype=vae.dtype,
+        start=array.rows,
+    )
     resumed = _fill(array, (np.asarray(strip[0], np.float32) for strip in rows), source)
     return f"{target}: latent {h}x{w}x{shape[2]}{resumed}"
+
+
+def _rows(width: int) -> int:
+    """Return rows of latents to a strip, fewer for wide pictures: a strip's memory is bounded."""
+    return max(1, min(4, 2**14 // width))
 
 
 def _fill(array: GrowingArray, strips: Iterable[np.ndarray], source: Path) -> str:
