@@ -82,6 +82,7 @@ class GrowingArray:
     def flush(self) -> None:
         """Put the rows written on disk, then say so there."""
         self._array.flush()
+        self._array = self._map()  # pages that were written need not stay resident
         state = {"job": self._job, "rows": self.rows}
         write_files({self._state: json.dumps(state).encode()})
 
@@ -97,8 +98,8 @@ class GrowingArray:
         del self._array
         with self._beside.open("rb") as file:
             os.fsync(file.fileno())
-        self._state.unlink(missing_ok=True)
         os.replace(self._beside, self.path)
+        self._state.unlink(missing_ok=True)
 
     def _rows_on_disk(self) -> int:
         try:

@@ -84,7 +84,7 @@ def test_force_upcast_streams_in_float32(short):
     z = jnp.asarray(latent(config, (9, 3)), jnp.bfloat16)
     streamed = decode_streaming(params, z, config=config)
     assert streamed.dtype == jnp.bfloat16
-    # A float32 rounding can tip the last rounding to bfloat16; bfloat16 throughout moves half of them.
+    # Float32 rounding can tip a last rounding to bfloat16; bfloat16 throughout moves half of them.
     assert jnp.mean(streamed != taesd_jax.decode(params, z, config=config)) < 0.005
 
 
@@ -122,8 +122,7 @@ def test_temporaries_do_not_grow_with_the_height(run):
         shape = (1, rows // 8, 16, 4) if decoding else (1, rows, 128, 3)
         return temporaries(run, shape, Plan(0, 4))
 
-    # The latent itself is held once more, 1/192 of the picture.
-    assert at(16384) <= at(2048) + 16384 // 8 * 16 * 64 * 4
+    assert at(16384) <= at(2048)
 
 
 def test_operations_of_a_whole_decode():
