@@ -1,21 +1,28 @@
-"""Arrays on disk that grow row by row: memory-mapped .npy and BigTIFF, resumable and atomic."""
+"""Arrays on disk that grow row by row: .npy and BigTIFF, resumable and atomic."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from .errors import PictureError
 from .storage import write_files
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 TIFF = (".tif", ".tiff")
 SUFFIXES = (".npy", *TIFF)
+_RGB, _UPRIGHT = 2, 1  # of the TIFF tags PhotometricInterpretation and Orientation
 
 
 def open_array(path: str | os.PathLike[str]) -> np.ndarray:
@@ -37,21 +44,45 @@ def open_array(path: str | os.PathLike[str]) -> np.ndarray:
         raise PictureError(f"{path}: cannot be mapped into memory: {error}") from error
 
 
+def is_plain_tiff(path: Path) -> bool:
+    """Return whether a TIFF is one upright picture of uncompressed 8-bit RGB, to be mapped."""
+    try:
+        with _tifffile().TiffFile(path) as file:
+            page = file.pages.first
+            upright = page.tags.get("Orientation")
+            return (
+                len(file.pages) == 1
+                and page.is_memmappable
+                and page.photometric == _RGB
+                and (page.dtype, page.shape[2:]) == (np.uint8, (3,))
+                and (upright is None or upright.value == _UPRIGHT)
+            )
+    except PictureError:
+        raise
+    except Exception:  # whatever it is, it is not that
+        return False
+
+
 class GrowingArray:
     """A file that is filled from its first row down and takes its place when it is full.
 
     Rows are written beside the target. Whoever is killed and starts the same job again goes on
     behind the rows that were on disk; another job starts anew. The old file stays whole until the
-    new one is.
+    new one is. Two runs cannot write the same target at once.
 
     Args:
         path: Target, with a suffix of `SUFFIXES`.
-        shape: Shape of the array; TIFF takes (h, w, 3).
+        shape: Shape of the array; the third axis from the end counts rows, those before it are 1.
+            TIFF takes (h, w, 3).
         dtype: Its dtype; TIFF takes uint8.
         job: Everything that its content depends on.
 
     Attributes:
-        rows: Rows on disk.
+        rows: Rows written.
+
+    Raises:
+        PictureError: The suffix is another, or another run is writing this target.
+        OSError: The file cannot be written.
     """
 
     def __init__(
@@ -63,71 +94,108 @@ class GrowingArray:
         if path.is_dir():
             raise PictureError(f"expected a file, got a folder: {path}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.shape = path, shape
-        self._beside = path.with_name(f".{path.stem}.partial{path.suffix}")
-        self._state = path.with_name(f".{path.name}.partial.json")
+        self.path, self.shape, self.dtype = path, shape, np.dtype(dtype)
+        self._beside = path.with_name(f".{path.stem[:100]}.partial{path.suffix}")
+        self._state = self._beside.with_suffix(".json")
         text = json.dumps([job, shape, dtype], sort_keys=True)
         self._job = hashlib.sha256(text.encode()).hexdigest()
-        self.rows = self._rows_on_disk()
-        if not self.rows:
-            self._state.unlink(missing_ok=True)
-            self._create(dtype)
-        self._array = self._map()
+        self._file = _open_alone(self._beside, path)
+        self.rows = 0
+        try:
+            self.rows, offset = self._resume() or (0, self._create())
+        except BaseException:
+            self.stop()
+            raise
+        row_bytes = self.dtype.itemsize * int(np.prod(shape[-2:]))
+        self._file.seek(offset + self.rows * row_bytes)
+
+    @property
+    def height(self) -> int:
+        """Rows of the full array."""
+        return self.shape[-3]
 
     def append(self, rows: np.ndarray) -> None:
         """Write the next rows; they count as on disk after `flush`."""
-        self._array[self.rows : self.rows + len(rows)] = rows
+        self._file.write(np.ascontiguousarray(rows, self.dtype).tobytes())
         self.rows += len(rows)
 
     def flush(self) -> None:
         """Put the rows written on disk, then say so there."""
-        self._array.flush()
-        self._array = self._map()  # pages that were written need not stay resident
+        self._file.flush()
+        os.fsync(self._file.fileno())
         state = {"job": self._job, "rows": self.rows}
         write_files({self._state: json.dumps(state).encode()})
 
     def close(self) -> None:
-        """Put the full file in its place.
+        """Put the full file in its place, with the mode of the old one.
 
         Raises:
             ValueError: Rows are missing.
         """
-        if self.rows != self.shape[0]:
-            raise ValueError(f"{self.rows} of {self.shape[0]} rows are written")
-        self._array.flush()
-        del self._array
-        with self._beside.open("rb") as file:
-            os.fsync(file.fileno())
+        if self.rows != self.height:
+            raise ValueError(f"{self.rows} of {self.height} rows are written")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        if self.path.exists():
+            self._beside.chmod(self.path.stat().st_mode & 0o777)
         os.replace(self._beside, self.path)
         self._state.unlink(missing_ok=True)
+        self._file.close()
 
-    def _rows_on_disk(self) -> int:
-        try:
+    def stop(self) -> None:
+        """Keep the rows so far for the next run of this job; without any leave nothing behind."""
+        if self.rows:
+            self.flush()
+        else:
+            self._beside.unlink(missing_ok=True)
+        self._file.close()
+
+    def _resume(self) -> tuple[int, int] | None:
+        """Return the rows on disk and where they begin, if they are of this job and whole."""
+        # Whatever is broken is made anew.
+        with contextlib.suppress(Exception):
             state = json.loads(self._state.read_text())
-            rows, same = state["rows"], state["job"] == self._job
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0
-        return rows if same and isinstance(rows, int) and self._beside.exists() else 0
+            rows, array = state["rows"], open_array(self._beside)
+            fits = array.shape == self.shape and array.dtype == self.dtype
+            if state["job"] == self._job and fits and type(rows) is int and 0 < rows <= self.height:
+                return rows, array.offset  # pyright: ignore[reportAttributeAccessIssue]
+        return None
 
-    def _create(self, dtype: str) -> None:
+    def _create(self) -> int:
+        """Write a file of zeros; return where its rows begin."""
+        self._state.unlink(missing_ok=True)
         if self.path.suffix.lower() in TIFF:
             options = {"photometric": "rgb", "bigtiff": True, "metadata": None}
-            _tifffile().memmap(self._beside, shape=self.shape, dtype=dtype, **options).flush()
+            array = _tifffile().memmap(self._beside, shape=self.shape, dtype=self.dtype, **options)
         else:
-            np.lib.format.open_memmap(self._beside, mode="w+", dtype=dtype, shape=self.shape)
-
-    def _map(self) -> Any:
-        if self.path.suffix.lower() in TIFF:
-            return _tifffile().memmap(self._beside, mode="r+")
-        return np.load(self._beside, mmap_mode="r+", allow_pickle=False)
+            array = np.lib.format.open_memmap(
+                self._beside, mode="w+", dtype=self.dtype, shape=self.shape
+            )
+        return array.offset
 
 
-def digest(leaves: Iterator[np.ndarray]) -> str:
+def digest(leaves: Iterable[np.ndarray]) -> str:
     """Return a digest of arrays, to tell one model from another."""
     result = hashlib.sha256()
     for leaf in leaves:
         result.update(np.ascontiguousarray(leaf).view(np.uint8).tobytes())
     return result.hexdigest()
+
+
+def _open_alone(path: Path, target: Path) -> BinaryIO:
+    """Open a file that no other run has open; a run that is killed lets go of it."""
+    while True:
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+        if fcntl:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.close()
+                raise PictureError(f"another run is writing {target}") from error
+        # Whoever had it may have put it in its place in between.
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return file
+        file.close()
 
 
 def _tifffile() -> Any:

@@ -1,5 +1,6 @@
 """Files larger than memory: exact, resumed after a kill, never half written."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -8,10 +9,13 @@ from models import SMALL, image, latent, random_model
 
 import taesd_jax
 from taesd_jax import PictureError, cli
-from taesd_jax.arrays import GrowingArray, open_array
+from taesd_jax.arrays import GrowingArray, is_plain_tiff, open_array
 from taesd_jax.images import from_uint8, pad_image, to_uint8
+from taesd_jax.latents import write_latent
 
 tifffile = pytest.importorskip("tifffile")
+
+CONTENT = np.arange(60, dtype=np.uint8).reshape(5, 4, 3)
 
 
 @pytest.fixture(scope="module")
@@ -51,40 +55,170 @@ def test_encode_a_mapped_file(model, tmp_path, suffix):
     command = ["encode", str(source), "-o", str(target), "--model", str(path)]
     assert cli.main(command) == 0
     padded = pad_image(from_uint8(pixels), 8)[None]
-    expected = taesd_jax.encode(params, padded, config=config)[0]
+    expected = taesd_jax.encode(params, padded, config=config)
     np.testing.assert_allclose(np.load(target), expected, atol=2e-5, rtol=0)
+
+
+def killed(array):
+    """Let go of the file as the end of a process does."""
+    array._file.close()
+
+
+def begun(target, rows, job="a"):
+    """Leave a job of five rows behind, some of them on disk."""
+    array = GrowingArray(target, (5, 4, 3), "uint8", job=job)
+    array.append(CONTENT[:rows])
+    array.flush()
+    array.append(CONTENT[rows : rows + 1])  # not flushed: a kill here forgets it
+    killed(array)
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".tif"])
 def test_the_same_job_goes_on(tmp_path, suffix):
-    target, content = tmp_path / f"x{suffix}", np.arange(60, dtype=np.uint8).reshape(5, 4, 3)
-    first = GrowingArray(target, (5, 4, 3), "uint8", job="a")
-    first.append(content[:2])
-    first.flush()
-    first.append(content[2:3])  # not flushed: a kill here forgets it
+    target = tmp_path / f"x{suffix}"
+    target.write_bytes(b"old")
+    target.chmod(0o600)
+    begun(target, 2)
     again = GrowingArray(target, (5, 4, 3), "uint8", job="a")
     assert again.rows == 2
     with pytest.raises(ValueError, match="2 of 5 rows are written"):
         again.close()
-    again.append(content[2:])
+    again.append(CONTENT[2:])
+    assert target.read_bytes() == b"old"
     again.close()
-    np.testing.assert_array_equal(open_array(target), content)
+    np.testing.assert_array_equal(open_array(target), CONTENT)
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]
+    assert target.stat().st_mode & 0o777 == 0o600
 
 
-def test_another_job_starts_anew(tmp_path):
+@pytest.mark.parametrize("damage", ["job", "note", "rows", "empty", "garbage", "shape"])
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+def test_what_does_not_fit_starts_anew(tmp_path, suffix, damage):
+    target, job = tmp_path / f"x{suffix}", "a"
+    begun(target, 2)
+    note, beside = tmp_path / ".x.partial.json", tmp_path / f".x.partial{suffix}"
+    shape = (5, 4, 3)
+    match damage:
+        case "job":
+            job = "b"
+        case "note":
+            note.write_text("[]")
+        case "rows":
+            note.write_text(json.dumps(json.loads(note.read_text()) | {"rows": 6}))
+        case "empty":
+            beside.write_bytes(b"")
+        case "garbage":
+            beside.write_bytes(b"\x00" * 500)
+        case "shape":
+            shape = (5, 3, 4)
+    with contextlib.suppress(ValueError):  # TIFF takes no (5, 3, 4)
+        array = GrowingArray(target, shape, "uint8", job=job)
+        assert array.rows == 0
+        array.append(np.ones(shape, np.uint8))
+        array.close()
+        np.testing.assert_array_equal(open_array(target), np.ones(shape))
+
+
+def test_two_runs_do_not_write_one_target(tmp_path):
     target = tmp_path / "x.npy"
-    first = GrowingArray(target, (4, 2, 3), "uint8", job="a")
-    first.append(np.ones((2, 2, 3), np.uint8))
-    first.flush()
-    assert GrowingArray(target, (4, 2, 3), "uint8", job="b").rows == 0
-    assert GrowingArray(target, (4, 2, 3), "uint8", job="a").rows == 0
+    first = GrowingArray(target, (5, 4, 3), "uint8", job="a")
+    for job in ("a", "b"):
+        with pytest.raises(PictureError, match=r"another run is writing .*x\.npy"):
+            GrowingArray(target, (5, 4, 3), "uint8", job=job)
+    first.append(CONTENT)
+    first.close()
+    np.testing.assert_array_equal(open_array(target), CONTENT)
 
 
-def test_a_broken_note_starts_anew(tmp_path):
-    target = tmp_path / "x.npy"
-    for text in ("", "[]", json.dumps({"rows": 2})):
-        (tmp_path / ".x.npy.partial.json").write_text(text)
-        assert GrowingArray(target, (4, 2, 3), "uint8", job="a").rows == 0
+def test_a_job_that_fails_leaves_its_rows_or_nothing(tmp_path):
+    array = GrowingArray(tmp_path / "x.npy", (5, 4, 3), "uint8", job="a")
+    array.stop()
+    assert list(tmp_path.iterdir()) == []
+    array = GrowingArray(tmp_path / "x.npy", (5, 4, 3), "uint8", job="a")
+    array.append(CONTENT[:3])
+    array.stop()
+    array = GrowingArray(tmp_path / "x.npy", (5, 4, 3), "uint8", job="a")
+    assert array.rows == 3
+    killed(array)
+
+
+def decode(*arguments):
+    return cli.main(["decode", *map(str, arguments)])
+
+
+def test_a_killed_command_goes_on_only_with_the_same_model_and_latent(
+    model, tmp_path, monkeypatch, capsys
+):
+    path, params, config = model
+    z, target, source = latent(config, (37, 9)), tmp_path / "x.npy", tmp_path / "z.npy"
+    np.save(source, z)
+    other = tmp_path / "other.safetensors"
+    taesd_jax.save(other, params, config.replace(act_fn="silu"), layout="flax")
+    append = GrowingArray.append
+
+    def fail(array, rows):
+        append(array, rows)
+        if array.rows >= 60:
+            raise KeyboardInterrupt
+
+    def interrupted():
+        with monkeypatch.context() as patched:
+            patched.setattr(GrowingArray, "append", fail)
+            assert decode(source, "-o", target, "--model", path) == 130
+
+    interrupted()
+    assert decode(source, "-o", target, "--model", path) == 0
+    assert "resumed at row" in capsys.readouterr().out
+    whole = np.load(target)
+    assert decode(source, "-o", target, "--model", path) == 0
+    np.testing.assert_array_equal(np.load(target), whole)
+    assert "resumed" not in capsys.readouterr().out
+    for change in (
+        lambda: ["--model", str(other)],
+        lambda: ["--model", str(path), "--dtype", "bfloat16"],
+        lambda: np.save(source, z + 1) or ["--model", str(path)],
+    ):
+        interrupted()
+        assert decode(source, "-o", target, *change()) == 0
+        assert "resumed" not in capsys.readouterr().out
+
+
+def test_a_refused_latent_leaves_a_begun_job_alone(model, tmp_path, capsys):
+    path, _, config = model
+    target, source = tmp_path / "new" / "x.npy", tmp_path / "z.npy"
+    np.save(source, latent(config, (6, 5)).transpose(0, 3, 1, 2))
+    assert decode(source, "-o", target, "--model", path) == 1
+    assert "z.npy: " in (error := capsys.readouterr().err)
+    assert "--layout nchw" in error
+    assert not target.parent.exists()
+
+
+def test_the_crop_of_a_latent_holds_for_every_format(model, tmp_path):
+    path, _, config = model
+    z = latent(config, (9, 8))
+    write_latent(tmp_path / "z.npz", z, config=config, image_size=(70, 61))
+    for suffix in (".npy", ".tif"):
+        target = tmp_path / f"x{suffix}"
+        assert decode(tmp_path / "z.npz", "-o", target, "--model", path) == 0
+        assert open_array(target).shape == (70, 61, 3)
+
+
+def test_only_plain_tiff_is_mapped(model, tmp_path):
+    path, params, config = model
+    pixels = to_uint8(image(config, (24, 16))[0])
+    files = {
+        "plain": {},
+        "turned": {"extratags": [(274, "H", 1, 6, True)]},
+        "packed": {"compression": "zlib"},
+    }
+    for name, options in files.items():
+        source, target = tmp_path / f"{name}.tif", tmp_path / f"{name}.npy"
+        tifffile.imwrite(source, pixels, photometric="rgb", metadata=None, **options)
+        assert is_plain_tiff(source) == (name == "plain")
+        assert cli.main(["encode", str(source), "-o", str(target), "--model", str(path)]) == 0
+        upright = np.rot90(pixels, -1) if name == "turned" else pixels
+        want = taesd_jax.encode(params, from_uint8(upright)[None], config=config)
+        np.testing.assert_allclose(np.load(target), want, atol=2e-5, rtol=0)
 
 
 def test_what_cannot_be_mapped_is_refused(tmp_path, model, capsys):
@@ -95,7 +229,7 @@ def test_what_cannot_be_mapped_is_refused(tmp_path, model, capsys):
         open_array(tmp_path / "broken.tif")
     np.save(tmp_path / "rgb.npy", np.zeros((8, 8, 3), np.uint8))
     assert cli.main(["encode", str(tmp_path / "rgb.npy"), "--model", str(model[0])]) == 1
-    assert "is written as .npy: name it with -o" in capsys.readouterr().err
+    assert "is written as .npy: pass --format npy" in capsys.readouterr().err
     np.save(tmp_path / "grey.npy", np.zeros((8, 8), np.uint8))
     command = ["encode", str(tmp_path / "grey.npy"), "-o", str(tmp_path / "z.npy")]
     assert cli.main([*command, "--model", str(model[0])]) == 1

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,29 +48,47 @@ class PaddedPixels:
         return from_uint8(np.pad(strip, padding, mode="edge"))[None]
 
 
-def decode_large(vae: AutoencoderTiny, source: Path, latent: Any, target: Path) -> str:
-    """Decode one latent into a .npy or TIFF file of 8-bit pixels."""
+def decode_large(
+    vae: AutoencoderTiny,
+    source: Path,
+    latent: np.ndarray,
+    target: Path,
+    *,
+    size: tuple[int, int],
+    layout: str | None,
+) -> str:
+    """Decode one latent (1, h, w, z) into a .npy or TIFF file of 8-bit pixels.
+
+    Args:
+        vae: The model.
+        source: File of the latent.
+        latent: Its content.
+        target: File of the pixels.
+        size: Height and width to crop to.
+        layout: How the latent was read.
+    """
     if latent.shape[0] != 1:
         raise PictureError(f"{source}: a {target.suffix} takes one picture, got {latent.shape[0]}")
-    factor, config = vae.config.spatial_factor, vae.config
-    h, w = latent.shape[1] * factor, latent.shape[2] * factor
-    array = GrowingArray(target, (h, w, 3), "uint8", job=_job("decode", vae, source))
-    rows = iter_decode(
-        vae.params,
-        latent,
-        config=config,
-        plan=Plan(int(config.pool_channels > 0), _rows(w)),
-        dtype=vae.dtype,
-        start=array.rows,
-    )
-    resumed = _fill(array, (to_uint8(np.asarray(strip[0])) for strip in rows), source)
+    config, (h, w) = vae.config, size
+    job = [*_job("decode", vae, source), layout]
+    array = GrowingArray(target, (h, w, 3), "uint8", job=job)
+    plan = Plan(int(config.pool_channels > 0), _rows(w))
+
+    def strips(start: int) -> Iterator[np.ndarray]:
+        options: dict[str, Any] = {"plan": plan, "dtype": vae.dtype, "start": start}
+        for strip in iter_decode(vae.params, latent, config=config, **options):
+            yield to_uint8(np.asarray(strip[0, :, :w]))
+
+    resumed = _fill(array, strips, source)
     return f"{target}: {w}x{h}{resumed}"
 
 
 def encode_large(vae: AutoencoderTiny, source: Path, target: Path) -> str:
-    """Encode a .npy or TIFF file of 8-bit pixels (h, w, 3) into a .npy latent (h', w', z)."""
+    """Encode a .npy or TIFF file of 8-bit pixels (h, w, 3) into a .npy latent (1, h', w', z)."""
     if target.suffix.lower() != ".npy":
-        raise PictureError(f"{source}: its latent is written as .npy: name it with -o")
+        raise PictureError(
+            f"{source}: its latent is written as .npy: pass --format npy, or name it so with -o"
+        )
     pixels = open_array(source)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
         raise PictureError(
@@ -77,18 +96,19 @@ def encode_large(vae: AutoencoderTiny, source: Path, target: Path) -> str:
         )
     image: Any = PaddedPixels(pixels, vae.config.spatial_factor)
     _, h, w, _ = (side // vae.config.spatial_factor for side in image.shape)
-    shape = (h, w, vae.config.latent_channels)
-    array = GrowingArray(target, shape, "float32", job=_job("encode", vae, source))
-    rows = iter_encode(
-        vae.params,
-        image,
-        config=vae.config,
-        rows=_rows(image.shape[2]),
-        dtype=vae.dtype,
-        start=array.rows,
-    )
-    resumed = _fill(array, (np.asarray(strip[0], np.float32) for strip in rows), source)
-    return f"{target}: latent {h}x{w}x{shape[2]}{resumed}"
+    shape = (1, h, w, vae.config.latent_channels)
+    # As other latents in .npy: what bfloat16 holds is float32 on disk.
+    dtype = np.dtype("float16" if vae.dtype == np.float16 else "float32")
+    array = GrowingArray(target, shape, dtype.name, job=_job("encode", vae, source))
+    rows = _rows(image.shape[2])
+
+    def strips(start: int) -> Iterator[np.ndarray]:
+        options: dict[str, Any] = {"rows": rows, "dtype": vae.dtype, "start": start}
+        for strip in iter_encode(vae.params, image, config=vae.config, **options):
+            yield np.asarray(strip[0]).astype(dtype)
+
+    resumed = _fill(array, strips, source)
+    return f"{target}: latent {h}x{w}x{shape[3]}{resumed}"
 
 
 def _rows(width: int) -> int:
@@ -96,33 +116,41 @@ def _rows(width: int) -> int:
     return max(1, min(4, 2**14 // width))
 
 
-def _fill(array: GrowingArray, strips: Iterable[np.ndarray], source: Path) -> str:
-    """Append all strips; return a note if the first rows were there."""
+def _fill(array: GrowingArray, strips: Callable[[int], Iterable[np.ndarray]], source: Path) -> str:
+    """Append the strips from its row on; return a note if the first rows were there."""
     resumed = f", resumed at row {array.rows}" if array.rows else ""
-    height, flushed = array.shape[0], time.monotonic()
-    if array.rows < height:
-        for strip in strips:
-            array.append(strip)
+    progress, flushed = sys.stderr.isatty(), time.monotonic()
+    try:
+        for strip in strips(array.rows) if array.rows < array.height else ():
+            array.append(strip[: array.height - array.rows])
             if time.monotonic() - flushed >= _FLUSH_SECONDS:
                 array.flush()
                 flushed = time.monotonic()
-            if sys.stderr.isatty():
-                share = array.rows / height
+            if progress:
+                share = array.rows / array.height
                 print(f"\r\033[K{source}: {share:.0%}", end="", file=sys.stderr, flush=True)
-    if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
-    array.close()
+        array.close()
+    except BaseException:
+        array.stop()
+        raise
+    finally:
+        if progress:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
     return resumed
 
 
 def _job(name: str, vae: AutoencoderTiny, source: Path) -> list[Any]:
+    """Return everything that the result depends on, in JSON's types."""
     status = os.stat(source)
     leaves = (np.asarray(leaf) for leaf in jax.tree.leaves(vae.params))
     return [
-        name,
-        os.fspath(source.resolve()),
-        status.st_size,
-        status.st_mtime_ns,
-        digest(leaves),
-        str(vae.dtype),
+        *(
+            name,
+            importlib.metadata.version("taesd-jax"),
+            str(vae.dtype),
+            vae.config.to_dict(),
+            digest(leaves),
+        ),
+        *(os.fspath(source.resolve()), status.st_ino, status.st_size),
+        *(status.st_mtime_ns, status.st_ctime_ns),
     ]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from ..arrays import SUFFIXES, TIFF
+from ..arrays import SUFFIXES, TIFF, is_plain_tiff
 from ..autoencoder import AutoencoderTiny
 from ..errors import PictureError
+from ..functional import check_latent
 from ..images import pad_image, psnr, read_image, write_image
 from ..latents import clipped_share, read_latent, write_latent
 from .large import decode_large, encode_large
@@ -55,10 +58,13 @@ def decode(args: argparse.Namespace) -> int:
             latent, size = read_latent(source, config=vae.config)
             if args.layout == "nchw":
                 latent = latent.transpose(0, 2, 3, 1)
+            with _hints(source):
+                check_latent(latent, vae.config)
+            h, w = _picture_size(latent, size, vae, source)
             if result.suffix.lower() in SUFFIXES:
-                return decode_large(vae, source, latent, result)
-            images = _decode(vae, latent, source)
-            h, w = _crop_size(images, size, source)
+                options = {"size": (h, w), "layout": args.layout}
+                return decode_large(vae, source, latent, result, **options)
+            images = np.asarray(vae.decode(latent).sample)
             names = [result]
             if len(images) > 1:
                 names = [
@@ -84,7 +90,7 @@ def roundtrip(args: argparse.Namespace) -> int:
         def work(source: Path, result: Path) -> str:
             image = read_image(source)
             h, w, _ = image.shape
-            decoded = _decode(vae, _encode(vae, image), source)[0, :h, :w]
+            decoded = np.asarray(vae.decode(_encode(vae, image)).sample)[0, :h, :w]
             write_image(result, np.concatenate([image, decoded], axis=1))
             return f"{source}: {w}x{h}, PSNR {psnr(image, decoded):.2f} dB -> {result}"
 
@@ -96,16 +102,20 @@ def _encode(vae: AutoencoderTiny, image: np.ndarray) -> np.ndarray:
     return np.asarray(vae.encode(padded[None]).latents)
 
 
-def _decode(vae: AutoencoderTiny, latent: np.ndarray, source: Path) -> np.ndarray:
+@contextlib.contextmanager
+def _hints(source: Path) -> Iterator[None]:
+    """Name the file, and what the command offers, in an error about its content."""
     try:
-        return np.asarray(vae.decode(latent).sample)
+        yield
     except ValueError as error:
         hint = "; pass --layout nchw" if "NCHW" in str(error) else ""
         raise PictureError(f"{source}: {error}{hint}") from error
 
 
-def _crop_size(images: np.ndarray, size: tuple[int, int] | None, source: Path) -> tuple[int, int]:
-    _, h, w, _ = images.shape
+def _picture_size(
+    latent: np.ndarray, size: tuple[int, int] | None, vae: AutoencoderTiny, source: Path
+) -> tuple[int, int]:
+    h, w = (side * vae.config.spatial_factor for side in latent.shape[1:3])
     if size is None:
         return h, w
     if not (0 < size[0] <= h and 0 < size[1] <= w):
@@ -116,9 +126,11 @@ def _crop_size(images: np.ndarray, size: tuple[int, int] | None, source: Path) -
 
 
 def _is_large(source: Path, result: Path) -> bool:
-    """Return whether a picture is encoded strip by strip: .npy, and TIFF into .npy."""
-    suffix = source.suffix.lower()
-    return suffix == ".npy" or (suffix in TIFF and result.suffix.lower() == ".npy")
+    """Return whether a picture is encoded strip by strip: .npy, and plain TIFF into .npy."""
+    if source.suffix.lower() == ".npy":
+        return True
+    into = result.suffix.lower() == ".npy"
+    return into and source.suffix.lower() in TIFF and is_plain_tiff(source)
 
 
 def _size(array: np.ndarray) -> str:
