@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from . import weights
 from .batching import check_chunk
 from .config import AutoencoderTinyConfig
-from .functional import Params, check_dtype, check_image, check_latent, init
-from .layers import Half
+from .functional import Params, check_dtype, check_image, check_latent, init, resolve_dtypes
+from .layers import HALVES, Half
 from .outputs import AutoencoderTinyOutput, DecoderOutput
 from .planner import Way, choose_way, default_budget, device_of, is_sharded, run_way
 from .tiling import check_tile
@@ -51,7 +53,7 @@ class AutoencoderTiny:
         self._chunk: int | None = None
         self._tile: int | None = None
         self._remat = False
-        self._ways: dict[Any, Way] = {}
+        self._ways: dict[Any, tuple[Way, float]] = {}
 
     @classmethod
     def init(
@@ -202,32 +204,60 @@ class AutoencoderTiny:
         Args:
             half: "encoder" or "decoder".
             x: Its input, or an array, tracer or `jax.ShapeDtypeStruct` of that shape.
+
+        Raises:
+            ValueError: There is no such half, or x is not its input.
+            TypeError: x is not its input, or `memory_budget` is not a number of bytes.
         """
-        key = (half, x.shape, self.memory_budget, self._chunk, self._tile, self._remat)
+        if half not in HALVES:
+            raise ValueError(f"half must be one of {HALVES}, got {half!r}")
+        (check_image if half == "encoder" else check_latent)(x, self.config)
+        return self._way(half, x)
+
+    def _way(self, half: Half, x: Any) -> Way:
         if is_sharded(x):
             return Way("whole", None, None, self._chunk or x.shape[0], 0)
-        if key not in self._ways:
-            self._ways[key] = self._choose(half, x)
-        return self._ways[key]
+        options = (self.memory_budget, self._chunk, self._tile, self._remat)
+        key = (half, x.shape, x.dtype, self.dtype, isinstance(x, Tracer), self.config, options)
+        way, until = self._ways.get(key, (None, 0.0))
+        if way is None or until < time.monotonic():
+            # Free memory changes, but is not worth a look at each call.
+            way = self._choose(half, x)
+            self._ways[key] = way, time.monotonic() + 1
+        return way
 
     def _choose(self, half: Half, x: Any) -> Way:
         if self._tile:
             return Way("tiled", None, self._tile, 1, 0)
         if self._remat or not all(isinstance(size, int) for size in x.shape):
             return Way("whole", None, None, self._chunk or x.shape[0], 0)
-        device = device_of(x, self.params)
-        budget = default_budget(device) if self.memory_budget is None else self.memory_budget
-        platform, config = device.platform, self.config.architecture
-        way = choose_way(half, x.shape, config=config, platform=platform, budget=budget)
-        return way._replace(chunk=min(way.chunk, self._chunk or way.chunk))
+        device, budget = device_of(x, self.params), self.memory_budget
+        if budget is None:
+            budget = default_budget(device)
+        elif isinstance(budget, bool) or not isinstance(budget, int) or budget < 0:
+            raise TypeError(f"memory_budget must be a number of bytes, got {budget!r}")
+        options: dict[str, Any] = {
+            "config": self.config.architecture,
+            "platform": device.platform,
+            "budget": budget,
+            "wide": resolve_dtypes(x, self.config, self.dtype)[0] == "float64",
+            # A batch in somebody's jit may be sharded, and cut would be gathered.
+            "split": not (isinstance(x, Tracer) and len(jax.devices(device.platform)) > 1),
+        }
+        way = choose_way(half, x.shape, **options)
+        chunk = min(way.chunk, self._chunk or way.chunk)
+        return way._replace(chunk=chunk, temporary_bytes=way.temporary_bytes * chunk // way.chunk)
 
     def _run(self, half: Half, x: Any) -> jax.Array:
         options: dict[str, Any] = {"config": self.config, "dtype": self.dtype}
-        way = self.way(half, x)
+        way = self._way(half, x)
         return run_way(half, self.params, x, way=way, remat=self._remat, **options)
 
     def enable_gradient_checkpointing(self) -> None:
-        """Recompute each block in the backward pass instead of storing its activations."""
+        """Recompute each block in the backward pass instead of storing its activations.
+
+        Images then run whole, but for tiles that `enable_tiling` insists on.
+        """
         self._remat = True
 
     def disable_gradient_checkpointing(self) -> None:

@@ -19,8 +19,8 @@ import numpy as np
 
 from .autoencoder import AutoencoderTiny
 from .config import AutoencoderTinyConfig
-from .functional import decode, encode, init
-from .layers import Half, stages_of
+from .functional import Params, abstract_params, decode, encode, init
+from .layers import HALVES, Half, stages_of
 from .streaming import decode_streaming, encode_streaming
 from .strips import Plan
 
@@ -65,8 +65,8 @@ class Measured(NamedTuple):
         name: The runner.
         seconds: Times of the rounds.
         first_s: Seconds to build it and run it once, compilation included.
-        peak_mb: By how much building and running it raises the peak of resident memory of a
-            process of its own, in MB, or None if unknown.
+        peak_mb: Peak of resident memory of a process that does nothing else, in MB, or None if
+            unknown. Of peers' what importing this library took is subtracted.
         max_error: Largest difference from `taesd-jax`.
         note: Why it did not run, if so.
     """
@@ -110,15 +110,14 @@ def make_run(name: str, case: Case, make_peer: MakePeer | None) -> Run:
         ImportError: It is not installed.
         ValueError: It cannot run this case.
     """
-    params, x = init(jax.random.key(0), config=case.config), case.input
+    params, x = random_params(case.config), case.input
     plans = plans_of(case.half, case.config)
     if name != OURS and name not in plans:
         if make_peer is None:
             raise ImportError("torch is not installed")
-        arrays = jax.tree.map(np.asarray, params)
         options = {"dtype": case.dtype, "threads": case.threads}
-        return make_peer(name, arrays, case.config, case.half, x, **options)
-    value = jnp.asarray(x, case.dtype)
+        return make_peer(name, params, case.config, case.half, x, **options)
+    params, value = jax.tree.map(jnp.asarray, params), jnp.asarray(x, case.dtype)
     decoding = case.half == "decoder"
     if name == OURS:
         vae = AutoencoderTiny(params, case.config)
@@ -130,6 +129,17 @@ def make_run(name: str, case: Case, make_peer: MakePeer | None) -> Run:
         return lambda: np.asarray(streamed(params, value, config=case.config, plan=plan))
     run = decode if decoding else encode
     return lambda: np.asarray(run(params, value, config=case.config))
+
+
+def random_params(config: AutoencoderTinyConfig) -> Params:
+    """Draw params without starting a backend, so that peers do not carry JAX's memory."""
+    rng = np.random.default_rng(0)
+
+    def draw(shape: jax.ShapeDtypeStruct) -> np.ndarray:
+        fan_in = np.prod(shape.shape[:-1]) if len(shape.shape) > 1 else 100
+        return (rng.standard_normal(shape.shape) / np.sqrt(fan_in)).astype(np.float32)
+
+    return {half: jax.tree.map(draw, abstract_params(half, config)) for half in HALVES}
 
 
 def measure(
@@ -184,7 +194,7 @@ def measure(
 
 
 def peak_memory(name: str, case: Case, make_peer: MakePeer | None) -> float | None:
-    """Return by how many MB a runner raises a new process's peak of resident memory."""
+    """Return a runner's peak of resident memory in a process of its own, see `Measured`."""
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
         return pool.submit(_peak_here, name, case, make_peer).result()
@@ -192,7 +202,8 @@ def peak_memory(name: str, case: Case, make_peer: MakePeer | None) -> float | No
 
 def _peak_here(name: str, case: Case, make_peer: MakePeer | None) -> float | None:
     set_threads(case.threads)
-    before = _resident("VmRSS")
+    ours = name == OURS or name in plans_of(case.half, case.config)
+    before = 0 if ours else _resident("VmRSS")
     run = make_run(name, case, make_peer)
     run()
     run()

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from jax.typing import ArrayLike, DTypeLike
 
 from .config import VARIANTS, AutoencoderTinyConfig
@@ -214,6 +216,17 @@ def _plain(tree: Any) -> Any:
     if type(tree) is dict or not isinstance(tree, Mapping):
         return tree
     return {key: _plain(branch) for key, branch in tree.items()}
+
+
+def placement(*trees: Any) -> Sharding | None:
+    """Return where the first array that was put somewhere lies, whole on each device, or None."""
+    for leaf in jax.tree.leaves(trees):
+        if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer) and leaf.committed:
+            sharding = leaf.sharding
+            if isinstance(sharding, NamedSharding):
+                return NamedSharding(sharding.mesh, PartitionSpec())
+            return sharding if len(sharding.device_set) == 1 else None
+    return None
 
 
 def check_dtype(dtype: DTypeLike) -> str:

@@ -51,7 +51,8 @@ class Way(NamedTuple):
             how = f" with {self.plan}"
         if self.tile:
             how = f" in tiles of {self.tile} latents"
-        return f"{self.name}{how}, {self.chunk} at a time, {self.temporary_bytes / 1e6:,.0f} MB"
+        size = f", {self.temporary_bytes / 1e6:,.0f} MB" if self.temporary_bytes else ""
+        return f"{self.name}{how}, {self.chunk} at a time{size}"
 
 
 def default_budget(device: Any) -> int:
@@ -71,7 +72,9 @@ def _available_memory() -> int:
     group = Path("/sys/fs/cgroup")
     limit, used = (list(_lines(group / name)) for name in ("memory.max", "memory.current"))
     if limit and used and limit[0].isdigit():
-        free.append(max(0, int(limit[0]) - int(used[0])))
+        # Pages of files that were read count as used, but give way.
+        cached = sum(int(x.split()[1]) for x in _lines(group / "memory.stat", "inactive_file"))
+        free.append(max(0, int(limit[0]) - int(used[0]) + cached))
     return min(free, default=2**32)
 
 
@@ -88,6 +91,8 @@ def choose_way(
     config: AutoencoderTinyConfig,
     platform: str,
     budget: int,
+    wide: bool = False,
+    split: bool = True,
 ) -> Way:
     """Choose the fastest way that fits a budget, or the smallest if none does.
 
@@ -100,13 +105,15 @@ def choose_way(
         config: Its architecture.
         platform: "cpu", "gpu" or "tpu".
         budget: Bytes that temporaries may take.
+        wide: Whether the computation is in float64.
+        split: Whether the images of a batch may run one after another.
 
     >>> from taesd_jax import VARIANTS
     >>> options = {"config": VARIANTS["taesd"], "platform": "cpu", "budget": 2**30}
     >>> print(choose_way("decoder", (1, 128, 128, 4), **options))
     streamed with Plan(whole=1, rows=4), 1 at a time, 84 MB
     """
-    ways = _ways(half, shape, config, platform)
+    ways = _ways(half, shape, config, platform, wide, split)
     fitting = (way for way in ways if way.temporary_bytes <= budget)
     return next(fitting, min(ways, key=lambda way: way.temporary_bytes))
 
@@ -150,24 +157,31 @@ def is_sharded(x: Any) -> bool:
     """Return whether x lies on several devices, as far as can be seen."""
     if isinstance(x, Tracer):
         return any(axis is not None for axis in jax.typeof(x).sharding.spec)
-    return isinstance(x, jax.Array) and len(x.sharding.device_set) > 1
+    return isinstance(x, jax.Array) and not x.sharding.is_fully_replicated
 
 
 def _ways(
-    half: Half, shape: tuple[int, int, int, int], config: AutoencoderTinyConfig, platform: str
+    half: Half,
+    shape: tuple[int, int, int, int],
+    config: AutoencoderTinyConfig,
+    platform: str,
+    wide: bool,
+    split: bool,
 ) -> list[Way]:
     """List the ways from the fastest to the smallest."""
     n, h, w, _ = shape
     least, most = int(config.pool_channels > 0), stages_of(half, config)
+    images, factor = 1 if split else n, 2 if wide else 1
 
     def whole(chunk: int) -> Way:
-        size = chunk * whole_bytes(half, (h, w), config)
+        size = factor * chunk * whole_bytes(half, (h, w), config)
         return Way("whole", None, None, chunk, size)
 
     def streamed(plan: Plan) -> Way:
-        return Way("streamed", plan, None, 1, streamed_bytes(half, (h, w), config, plan))
+        size = factor * images * streamed_bytes(half, (h, w), config, plan)
+        return Way("streamed", plan, None, images, size)
 
-    wholes = [whole(n), whole(1)] if n > 1 else [whole(1)]
+    wholes = [whole(n), whole(images)] if n > images else [whole(n)]
     if most < max(least, 1):
         return wholes
     plans = [
@@ -176,7 +190,7 @@ def _ways(
         Plan(max(most - 3, least), 2),
     ]
     strips = [streamed(plan) for plan in plans]
-    tiled = Way("tiled", None, TILE, 1, tiled_bytes(half, (h, w), config, TILE))
+    tiled = Way("tiled", None, TILE, 1, factor * tiled_bytes(half, (h, w), config, TILE))
     if platform != "cpu":
         return [*wholes, tiled, *strips]
     pixels = h * w * (config.spatial_factor**2 if half == "decoder" else 1)

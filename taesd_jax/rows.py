@@ -12,7 +12,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from .config import AutoencoderTinyConfig
 from .convolutions import narrow
-from .functional import Params, bind, check_image, check_latent, half_of, resolve_dtypes
+from .functional import Params, bind, check_image, check_latent, half_of, placement, resolve_dtypes
 from .layers import Half
 from .modules import apply_layers
 from .streaming import check_plan
@@ -29,7 +29,7 @@ def iter_decode(
     dtype: DTypeLike | None = None,
     start: int = 0,
 ) -> Iterator[jax.Array]:
-    """Decode into strips of finished image rows, from the top.
+    """Decode into strips of finished image rows, from the top; not inside jit.
 
     Args:
         params: As for `decode`.
@@ -44,10 +44,11 @@ def iter_decode(
         Images (n, rows, 8w, 3); all strips together are the rows of `decode` from `start`.
 
     Raises:
-        ValueError: As `decode`, or the plan does not fit the config.
+        ValueError: As `decode`, the plan does not fit the config, or there is no such row.
         TypeError: As `decode`.
     """
     check_latent(latent, config)
+    _check_start(start, np.shape(latent)[1] * config.spatial_factor)
     compute, result = resolve_dtypes(latent, config, dtype)
     plan = check_plan(plan, "decoder", config)
     return _decode(half_of(params, "decoder"), latent, config, plan, compute, result, start)
@@ -62,7 +63,7 @@ def iter_encode(
     dtype: DTypeLike | None = None,
     start: int = 0,
 ) -> Iterator[jax.Array]:
-    """Encode into strips of finished latent rows, from the top.
+    """Encode into strips of finished latent rows, from the top; not inside jit.
 
     Args:
         params: As for `encode`.
@@ -77,13 +78,19 @@ def iter_encode(
         Latents (n, rows, w/8, z); all strips together are the rows of `encode` from `start`.
 
     Raises:
-        ValueError: As `encode`, or rows is not positive.
+        ValueError: As `encode`, rows is not positive, or there is no row `start`.
         TypeError: As `encode`.
     """
     check_image(image, config)
+    _check_start(start, -(-np.shape(image)[1] // config.spatial_factor))
     compute, result = resolve_dtypes(image, config, dtype)
     plan = check_plan(Plan(int(config.pool_channels > 0), rows), "encoder", config)
     return _encode(half_of(params, "encoder"), image, config, plan, compute, result, start)
+
+
+def _check_start(start: int, height: int) -> None:
+    if isinstance(start, bool) or not isinstance(start, int) or not 0 <= start < height:
+        raise ValueError(f"start must be a row from 0 to {height - 1}, got {start!r}")
 
 
 def _decode(half_params, latent, config, plan, compute, result, start) -> Iterator[jax.Array]:
@@ -113,6 +120,7 @@ def _strips(
     result: str,
     start: int,
 ) -> Iterator[jax.Array]:
+    where = placement(x, half_params)
     x = np.asarray(x) if isinstance(x, jax.Array) else x
     begin, skip = _begin(half, config, plan, start)
     stream = Stream(half, config.architecture, plan, x.shape[1] - begin)
@@ -122,7 +130,8 @@ def _strips(
         last = x.shape[1] - 1
         first = min(begin + top, last)
         strip = np.asarray(x[:, first : min(begin + top + rows, last + 1)])
-        strip = np.pad(strip, ((0, 0), (0, rows - strip.shape[1]), (0, 0), (0, 0)))
+        strip: Any = np.pad(strip, ((0, 0), (0, rows - strip.shape[1]), (0, 0), (0, 0)))
+        strip = strip if where is None else jax.device_put(strip, where)
         made, kept = _step(half_params, strip, top, kept, stream, compute, result)
         made = made[:, max(0, skip - done) : stream.height_out - done]
         done += stream.first_out if step < 0 else stream.rows_out

@@ -87,8 +87,14 @@ def default_plan(half: Half, config: AutoencoderTinyConfig) -> Plan:
 
 def check_plan(plan: Plan | None, half: Half, config: AutoencoderTinyConfig) -> Plan:
     """Return the plan, or the default one, if it fits the config; else raise ValueError."""
-    plan = plan or default_plan(half, config)
+    plan = default_plan(half, config) if plan is None else Plan(*plan)
     least, most = int(config.pool_channels > 0), stages_of(half, config)
+    if least > most:
+        raise ValueError(
+            f"this {half} is one stage with a norm over the whole image, which cannot be streamed"
+        )
+    if not all(type(value) is int for value in plan):
+        raise TypeError(f"a plan must be two integers, got {plan}")
     if not least <= plan.whole <= most or plan.rows < 1:
         raise ValueError(
             f"a plan for this {half} must have {least} to {most} whole stages and at least one "

@@ -17,7 +17,7 @@ from jax.typing import ArrayLike, DTypeLike
 from .batching import check_chunk
 from .config import AutoencoderTinyConfig
 from .convolutions import narrow
-from .functional import Params, bind, check_image, check_latent, half_of, resolve_dtypes
+from .functional import Params, bind, check_image, check_latent, half_of, placement, resolve_dtypes
 from .layers import Half
 from .modules import apply_layers
 from .windows import TILE, Tiling
@@ -102,7 +102,9 @@ def _run(
     compute, result = resolve_dtypes(x, config, dtype)
     half_params = half_of(params, half)
     tiling = Tiling.of(half, config, tile)
-    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((half_params, x)))
+    # Inside jit whatever is computed is traced, even of concrete arrays.
+    leaves = (jnp.zeros(()), *jax.tree.leaves((half_params, x)))
+    traced = any(isinstance(leaf, Tracer) for leaf in leaves)
     gather = _in_graph if traced else _on_host
     if not tiling.whole:
         return gather(half_params, x, tiling, chunk, compute, result)
@@ -116,6 +118,7 @@ def _run(
 def _on_host(
     half_params: Params, x: Any, tiling: Tiling, chunk: int, compute: str, result: str
 ) -> jax.Array:
+    where = placement(x, half_params)
     x = np.asarray(x)
     n, h, w, _ = x.shape
     places = _places(x.shape, tiling)
@@ -124,7 +127,8 @@ def _on_host(
         # The last chunk is filled up with its first tile.
         some = places[start : start + chunk]
         full = some + some[:1] * (chunk - len(some))
-        windows = np.stack([_cut(x, place, tiling, np) for place in full])
+        windows: Any = np.stack([_cut(x, place, tiling, np) for place in full])
+        windows = windows if where is None else jax.device_put(windows, where)
         tiles = _tiles(
             half_params, windows, np.array(full)[:, 1:], np.array([h, w]), tiling, compute, result
         )
@@ -136,7 +140,7 @@ def _on_host(
             y, x_ = (p // tiling.side_in * tiling.side_out for p in (top, left))
             target = out[i, y : y + tiling.side_out, x_ : x_ + tiling.side_out]
             target[...] = tile[: target.shape[0], : target.shape[1]]
-    return jax.device_put(out)
+    return jax.device_put(out, where)
 
 
 def _in_graph(

@@ -47,10 +47,11 @@ def test_a_batch_is_cut_before_an_image_is():
 
 
 def test_stages_that_need_the_whole_image_stay_whole():
-    plan = choose_way(
+    way = choose_way(
         "decoder", (1, 128, 128, 32), config=VARIANTS["taef2"], platform="cpu", budget=0
-    ).plan
-    assert plan is None or plan.whole >= 1
+    )
+    assert way.name == "streamed"
+    assert way.plan.whole == 1
 
 
 def temporaries(run, config, shape, dtype, **options):
@@ -121,12 +122,58 @@ def test_the_budget_is_the_users(vae):
     assert default_budget(jax.devices()[0]) > 0
 
 
+def test_questions_that_make_no_sense_are_refused(vae):
+    z = latent(SHORT, (4, 4))
+    with pytest.raises(ValueError, match="half must be one of"):
+        vae.way("middle", z)
+    with pytest.raises(ValueError, match="image must be"):
+        vae.way("encoder", z)
+    for budget in ("1GB", -1, True, float("nan")):
+        vae.memory_budget = budget
+        with pytest.raises(TypeError, match="memory_budget must be a number of bytes"):
+            vae.decode(z)
+    vae.memory_budget = None
+
+
+def test_the_budget_is_looked_up_again(vae, monkeypatch):
+    free = 2**40
+    monkeypatch.setattr(taesd_jax.autoencoder, "default_budget", lambda device: free)
+    monkeypatch.setattr(taesd_jax.autoencoder.time, "monotonic", lambda: now)
+    z, now = jax.ShapeDtypeStruct((8, 1024, 1024, 4), jnp.float32), 0.0
+    plenty = vae.way("decoder", z)
+    free = 0
+    assert vae.way("decoder", z) == plenty
+    now = 2.0
+    assert vae.way("decoder", z).temporary_bytes < plenty.temporary_bytes
+
+
+def test_float64_takes_twice_the_memory():
+    options = {"config": VARIANTS["taesd"], "platform": "gpu", "budget": 2**40}
+    narrow, wide = (
+        choose_way("decoder", (1, 64, 64, 4), wide=wide, **options) for wide in (False, True)
+    )
+    assert wide.temporary_bytes == 2 * narrow.temporary_bytes
+
+
+def test_a_traced_batch_is_not_cut(vae):
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = jax.NamedSharding(mesh, jax.P("batch"))
+    z = jax.device_put(latent(SHORT, (40, 32), n=8), rows)
+    run = jax.jit(lambda vae, z: (ways.append(vae.way("decoder", z)), vae.decode(z).sample)[1])
+    ways = []
+    compiled = run.lower(jax.device_put(vae, jax.NamedSharding(mesh, jax.P())), z).compile()
+    assert (ways[0].name, ways[0].chunk) == ("streamed", 8)
+    assert "all-gather" not in compiled.as_text()
+    assert compiled.output_shardings.is_equivalent_to(rows, 4)
+
+
 def test_sharded_and_rematerialised_images_run_whole(vae):
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
     z = jnp.zeros((8, 64, 64, 4))
     spread = jax.device_put(z, jax.NamedSharding(mesh, jax.P("batch")))
     assert vae.way("decoder", spread) == Way("whole", None, None, 8, 0)
-    assert vae.way("decoder", z).name == "streamed"
+    everywhere = jax.device_put(z, jax.NamedSharding(mesh, jax.P()))
+    assert vae.way("decoder", z).name == vae.way("decoder", everywhere).name == "streamed"
     vae.enable_gradient_checkpointing()
     assert vae.way("decoder", z).name == "whole"
     vae.disable_gradient_checkpointing()

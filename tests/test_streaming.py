@@ -140,6 +140,9 @@ def test_a_plan_must_fit(short, plan):
     params, config = short
     with pytest.raises(ValueError, match="must have 0 to 3 whole stages and at least one row"):
         decode_streaming(params, latent(config, (4, 4)), config=config, plan=plan)
+    for plan in (Plan(1, 2.5), Plan(1.0, 4)):
+        with pytest.raises(TypeError, match="a plan must be two integers"):
+            decode_streaming(params, latent(config, (4, 4)), config=config, plan=plan)
     pooled, config = random_model(SHORT.replace(pool_channels=16))
     with pytest.raises(ValueError, match="must have 1 to 3 whole stages"):
         iter_decode(pooled, latent(config, (4, 4)), config=config, plan=Plan(0, 8))
@@ -168,3 +171,16 @@ def test_rows_from_any_start(pool):
         rows = list(iter_encode(params, x, config=config, start=start))
         got = jnp.concatenate(rows, axis=1)
         np.testing.assert_allclose(got, latents[:, start:], atol=ROUNDING, rtol=0)
+    for start in (-1, 264, True, 1.0):
+        with pytest.raises(ValueError, match="start must be a row from 0 to 263"):
+            iter_decode(params, z, config=config, start=start)
+    with pytest.raises(ValueError, match="start must be a row from 0 to 32"):
+        iter_encode(params, x, config=config, start=33)
+
+
+def test_strips_are_computed_where_the_arrays_are(short):
+    params, config = short
+    z, device = latent(config, (9, 3)), jax.devices()[1]
+    there = jax.device_put(z, device)
+    for some in (params, jax.device_put(params, device)):
+        assert {strip.device for strip in iter_decode(some, there, config=config)} == {device}

@@ -108,3 +108,22 @@ def test_wrong_arrays_are_refused_before_any_work(short):
         decode_tiled(params, np.zeros((1, 4, 8, 8), np.float32), config=config)
     with pytest.raises(ValueError, match="tile must be a positive number of latents, got 0"):
         encode_tiled(params, np.zeros((1, 8, 8, 3), np.float32), config=config, tile=0)
+
+
+def test_tiles_of_closed_over_arrays_inside_jit(short):
+    params, config = short
+    z = jnp.asarray(latent(config, (5, 3)))
+    got = jax.jit(lambda: decode_tiled(params, z, config=config, tile=4))()
+    want = decode_tiled(params, z, config=config, tile=4)
+    np.testing.assert_allclose(got, want, atol=ROUNDING, rtol=0)
+
+
+def test_tiles_are_computed_where_the_arrays_are(short):
+    params, config = short
+    z, device = latent(config, (5, 3)), jax.devices()[1]
+    assert decode_tiled(params, jax.device_put(z, device), config=config).device == device
+    assert decode_tiled(jax.device_put(params, device), z, config=config).device == device
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    everywhere = jax.NamedSharding(mesh, jax.P())
+    got = decode_tiled(*jax.device_put((params, z), everywhere), config=config)
+    assert got.sharding.is_equivalent_to(everywhere, 4)

@@ -22,6 +22,9 @@ PEERS = ("eager", "channels_last", "compile", "onnxruntime", "openvino")
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print a table for each case, and write JSON and a plot if asked to."""
+    for name, size in itertools.product(args.variants, args.sizes):
+        if size % (factor := VARIANTS[name].spatial_factor):
+            raise ValueError(f"sizes must be multiples of {factor} for {name}, got {size}")
     threads = bench.set_threads(args.threads)
     make_peer = _make_peer()
     report: dict[str, Any] = {
