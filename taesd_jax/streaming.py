@@ -26,7 +26,10 @@ def decode_streaming(
     plan: Plan | None = None,
     dtype: DTypeLike | None = None,
 ) -> jax.Array:
-    """Decode in strips of rows; the result of `taesd_jax.decode`, on a CPU bit for bit.
+    """Decode in strips of rows; the result of `taesd_jax.decode`.
+
+    On a CPU it is so bit for bit, but for pictures a few latents wide or high: there XLA multiplies
+    in another order for another shape.
 
     Args:
         params: As for `decode`.
@@ -51,7 +54,10 @@ def encode_streaming(
     plan: Plan | None = None,
     dtype: DTypeLike | None = None,
 ) -> jax.Array:
-    """Encode in strips of rows; the result of `taesd_jax.encode`, on a CPU bit for bit.
+    """Encode in strips of rows; the result of `taesd_jax.encode`.
+
+    On a CPU it is so bit for bit, but for pictures a few latents wide or high: there XLA multiplies
+    in another order for another shape.
 
     Args:
         params: As for `encode`.

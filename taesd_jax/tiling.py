@@ -32,7 +32,10 @@ def decode_tiled(
     chunk: int = 1,
     dtype: DTypeLike | None = None,
 ) -> jax.Array:
-    """Decode in square tiles; the result of `taesd_jax.decode`, on a CPU bit for bit.
+    """Decode in square tiles; the result of `taesd_jax.decode`.
+
+    On a CPU it is so bit for bit, but for pictures a few latents wide or high: there XLA multiplies
+    in another order for another shape.
 
     Every tile has the context that its pixels depend on, computed from the layers, so there are no
     seams. Outside jit the picture is put together in host memory, and one compiled program serves
@@ -64,7 +67,10 @@ def encode_tiled(
     chunk: int = 1,
     dtype: DTypeLike | None = None,
 ) -> jax.Array:
-    """Encode in square tiles; the result of `taesd_jax.encode`, on a CPU bit for bit.
+    """Encode in square tiles; the result of `taesd_jax.encode`.
+
+    On a CPU it is so bit for bit, but for pictures a few latents wide or high: there XLA multiplies
+    in another order for another shape.
 
     Args:
         params: As for `encode`.
