@@ -45,6 +45,13 @@ def photos():
     }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def free_programs():
+    """Let go of compiled programs: all of them together take more memory maps than Linux allows."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def working_folder(tmp_path, monkeypatch):
     """Run the test inside an empty folder."""
