@@ -1,4 +1,4 @@
-"""Pictures too large to hold: decoded and encoded a strip at a time between mapped files."""
+"""Pictures too large to hold: decoded and encoded a strip at a time, from file to file."""
 
 from __future__ import annotations
 
@@ -144,13 +144,14 @@ def _job(name: str, vae: AutoencoderTiny, source: Path) -> list[Any]:
     status = os.stat(source)
     leaves = (np.asarray(leaf) for leaf in jax.tree.leaves(vae.params))
     return [
-        *(
-            name,
-            importlib.metadata.version("taesd-jax"),
-            str(vae.dtype),
-            vae.config.to_dict(),
-            digest(leaves),
-        ),
-        *(os.fspath(source.resolve()), status.st_ino, status.st_size),
-        *(status.st_mtime_ns, status.st_ctime_ns),
+        name,
+        importlib.metadata.version("taesd-jax"),
+        str(vae.dtype),
+        vae.config.to_dict(),
+        digest(leaves),
+        os.fspath(source.resolve()),
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
     ]
