@@ -9,8 +9,9 @@ import jax
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
+from .checks import check_image, check_latent
 from .config import AutoencoderTinyConfig
-from .functional import Params, check_image, check_latent, decode, encode
+from .functional import Params, decode, encode, partitioned
 from .streaming import decode_streaming, encode_streaming
 from .strips import Plan
 
@@ -66,6 +67,10 @@ def _map(half, params, x, config, chunk, plan, dtype, remat):
         )
     else:
         run = functools.partial(decode if half == "decoder" else encode, remat=remat)
-    return lax.map(
-        lambda x: run(params, x[None], config=config, dtype=dtype)[0], x, batch_size=chunk
-    )
+
+    def all_of(params: Params, x: jax.Array) -> jax.Array:
+        return lax.map(
+            lambda x: run(params, x[None], config=config, dtype=dtype)[0], x, batch_size=chunk
+        )
+
+    return partitioned(all_of, x)(params, x)

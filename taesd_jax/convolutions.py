@@ -122,11 +122,10 @@ class UpsampleConv(nnx.Module):
         others.
         """
         kernel = self.kernel[...].astype(x.dtype)
-        pad = [(1, 1) if wanted else (0, 0) for wanted in (pad_rows, pad_columns)]
-        x = jnp.pad(x, ((0, 0), *pad, (0, 0)))
         if jnp.finfo(x.dtype).bits < 32:
-            return _enlarge_and_convolve(x, kernel)
-        return _nine_products(x, kernel)
+            pad = [(1, 1) if wanted else (0, 0) for wanted in (pad_rows, pad_columns)]
+            return _enlarge_and_convolve(jnp.pad(x, ((0, 0), *pad, (0, 0))), kernel)
+        return _nine_products(x, kernel, pad_rows, pad_columns)
 
 
 def _enlarge_and_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -142,36 +141,45 @@ def _enlarge_and_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return narrow(y, x.dtype)
 
 
-def _nine_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    # x: (n, h + 2, w + 2, c), padded
-    dy = x[:, 1:] - x[:, :-1]
-    dx = x[:, 1:-1, 1:] - x[:, 1:-1, :-1]  # (n, h, w + 1, c)
-    dxy = dy[:, :, 1:] - dy[:, :, :-1]  # (n, h + 1, w + 1, c)
-    x, dy = x[:, 1:-1, 1:-1], dy[:, :, 1:-1]  # (n, h, w, c), (n, h + 1, w, c)
+def _nine_products(x: jax.Array, kernel: jax.Array, pad_rows: bool, pad_columns: bool) -> jax.Array:
     # k[row][column], each (c, o): before, whole and after of both dimensions.
     k = [_taps(row) for row in _taps(kernel)]
-    center = _product(x, k[1][1])
-    left, right = _products(dx, k[1][0], k[1][2])
-    above, below = _products(dy, k[0][1], k[2][1])
-    corners = _products(dxy, k[0][0], k[0][2], k[2][0], k[2][2])
-    left, right = center + left[:, :, :-1], center + right[:, :, 1:]
-    y00 = left + above[:, :-1] + corners[0][:, :-1, :-1]
-    y01 = right + above[:, :-1] + corners[1][:, :-1, 1:]
-    y10 = left + below[:, 1:] + corners[2][:, 1:, :-1]
-    y11 = right + below[:, 1:] + corners[3][:, 1:, 1:]
+    above, x, below = _differences(x, 1, pad_rows)
+    left, center, right = (
+        _product(part, k[1][i]) for i, part in enumerate(_differences(x, 2, pad_columns))
+    )
+    y00, y01 = center + left, center + right
+    rows = []
+    for part, taps in ((above, k[0]), (below, k[2])):
+        left, center, right = (
+            _product(part, taps[i]) for i, part in enumerate(_differences(part, 2, pad_columns))
+        )
+        rows.append(jnp.stack([y00 + center + left, y01 + center + right], axis=3))
+    y = jnp.stack(rows, axis=2)
     n, h, w, o = center.shape
-    y = jnp.stack([jnp.stack([y00, y01], axis=3), jnp.stack([y10, y11], axis=3)], axis=2)
     # Each reshape merges one pair of (n, h, 2, w, 2, o): explicit shardings follow no more at once.
     return y.reshape(n, 2 * h, w, 2, o).reshape(n, 2 * h, 2 * w, o)
 
 
+def _differences(x: jax.Array, axis: int, pad: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return x[i] - x[i - 1], x[i] and x[i + 1] - x[i], all of one size."""
+    if pad:
+        # lax.pad moves x by one and keeps its size: where that axis is sharded, only edges travel.
+        zero = jnp.zeros((), x.dtype)
+        before, after = (
+            lax.pad(x, zero, [(*shift, 0) if i == axis else (0, 0, 0) for i in range(4)])
+            for shift in ((1, -1), (-1, 1))
+        )
+    else:
+        size = x.shape[axis]
+        before, x, after = (
+            lax.slice_in_dim(x, start, size - 2 + start, axis=axis) for start in range(3)
+        )
+    return x - before, x, after - x
+
+
 def _taps(kernel: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     return -kernel[0], kernel[0] + kernel[1] + kernel[2], kernel[2]
-
-
-def _products(x: jax.Array, *kernels: jax.Array) -> list[jax.Array]:
-    y = _product(x, jnp.concatenate(kernels, axis=-1))
-    return jnp.split(y, len(kernels), axis=-1)
 
 
 def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:

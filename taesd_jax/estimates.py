@@ -13,7 +13,7 @@ from .windows import Tiling
 # What XLA holds at a time, in float32 activations of the largest layer: of a half that runs whole,
 # of whole stages beside streamed ones, of a strip or tile. Its own counts (`memory_analysis`) stay
 # below the sums made with these, for every variant, half and dtype.
-_WHOLE, _STAGES, _PART = 3.5, 6.0, 4.5
+_WHOLE, _STAGES, _PART = 4.0, 6.0, 4.5
 
 
 def whole_bytes(half: Half, size: tuple[int, int], config: AutoencoderTinyConfig) -> int:

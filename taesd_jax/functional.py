@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,7 +14,8 @@ from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from jax.typing import ArrayLike, DTypeLike
 
-from .config import VARIANTS, AutoencoderTinyConfig
+from .checks import check_dtype, check_image, check_latent
+from .config import AutoencoderTinyConfig
 from .layers import HALVES, Half
 from .modules import Decoder, Encoder
 
@@ -49,6 +50,7 @@ def encode(
         ValueError: The image has the wrong rank, channels or size, or params do not fit config.
         TypeError: The image is not floating point.
 
+    >>> from taesd_jax import VARIANTS
     >>> config = VARIANTS["taesd"]
     >>> params = init(jax.random.key(0), config=config)
     >>> encode(params, jnp.zeros((1, 64, 48, 3)), config=config).shape
@@ -85,6 +87,7 @@ def decode(
         ValueError: The latent has the wrong rank, channels or size, or params do not fit config.
         TypeError: The latent is not floating point.
 
+    >>> from taesd_jax import VARIANTS
     >>> config = VARIANTS["taesd"]
     >>> params = init(jax.random.key(0), config=config)
     >>> decode(params, jnp.zeros((1, 8, 6, 4)), config=config).shape
@@ -154,8 +157,22 @@ def _apply(
     result: str,
     remat: bool,
 ) -> jax.Array:
-    module = bind(half_params, half, architecture)
-    return module(x.astype(compute), remat=remat).astype(result)
+    def run(half_params: Params, x: jax.Array) -> jax.Array:
+        module = bind(half_params, half, architecture)
+        return module(x.astype(compute), remat=remat).astype(result)
+
+    return partitioned(run, x)(half_params, x)
+
+
+def partitioned(run: Callable[[Any, jax.Array], jax.Array], x: jax.Array) -> Callable[..., Any]:
+    """Leave an explicitly sharded x to XLA's partitioner; the result is sharded as x.
+
+    It exchanges the edges that convolutions need, which JAX's own rules refuse to decide.
+    """
+    sharding = jax.typeof(x).sharding
+    if not any(axis is not None for axis in sharding.spec):
+        return run
+    return jax.sharding.auto_axes(run, out_sharding=sharding)
 
 
 def bind(half_params: Params, half: Half, config: AutoencoderTinyConfig) -> Encoder | Decoder:
@@ -197,7 +214,7 @@ def _check_params(params: Params, expected: Params, half: Half) -> None:
 
 def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {jax.tree_util.keystr(k, simple=True, separator="."): jnp.shape(v) for k, v in leaves}
+    return {jax.tree_util.keystr(k, simple=True, separator="."): np.shape(v) for k, v in leaves}
 
 
 def half_of(params: Params, half: Half) -> Params:
@@ -218,6 +235,13 @@ def _plain(tree: Any) -> Any:
     return {key: _plain(branch) for key, branch in tree.items()}
 
 
+def is_sharded(x: Any) -> bool:
+    """Return whether x lies in parts on several devices, as far as can be seen."""
+    if isinstance(x, Tracer):
+        return any(axis is not None for axis in jax.typeof(x).sharding.spec)
+    return isinstance(x, jax.Array) and not x.sharding.is_fully_replicated
+
+
 def placement(*trees: Any) -> Sharding | None:
     """Return where the first array that was put somewhere lies, whole on each device, or None."""
     for leaf in jax.tree.leaves(trees):
@@ -227,61 +251,3 @@ def placement(*trees: Any) -> Sharding | None:
                 return NamedSharding(sharding.mesh, PartitionSpec())
             return sharding if len(sharding.device_set) == 1 else None
     return None
-
-
-def check_dtype(dtype: DTypeLike) -> str:
-    """Return the name of a dtype to compute or store in, else raise TypeError."""
-    name = jnp.dtype(dtype).name
-    if name not in ("float32", "bfloat16", "float16", "float64"):
-        raise TypeError(f"dtype must be float32, bfloat16, float16 or float64, got {name}")
-    return name
-
-
-def check_image(image: ArrayLike, config: AutoencoderTinyConfig) -> None:
-    """Raise ValueError or TypeError unless `image` is floating point (n, h, w, 3)."""
-    _check_config(config)
-    _check(image, "image", config.in_channels, "divide 8-bit values by 127.5 and subtract 1")
-
-
-def check_latent(latent: ArrayLike, config: AutoencoderTinyConfig) -> None:
-    """Raise ValueError or TypeError unless `latent` is floating point (n, h, w, z)."""
-    _check_config(config)
-    channels = config.latent_channels
-    shape = tuple(getattr(latent, "shape", ()))
-    if len(shape) == 4 and shape[-1] != channels:
-        likely = [name for name, row in VARIANTS.items() if row.latent_channels == shape[-1]]
-        if likely:
-            name = config.variant or "this model"
-            nchw = " Or is it NCHW?" if shape[1] == channels else ""
-            raise ValueError(
-                f"latent must have {channels} channels for {name}, got shape {shape}; did you "
-                f"mean {' or '.join(likely)}?{nchw}"
-            )
-    hint = "divide 8-bit values by 255 and apply unscale_latents"
-    _check(latent, "latent", channels, hint)
-
-
-def _check_config(config: AutoencoderTinyConfig) -> None:
-    if not isinstance(config, AutoencoderTinyConfig):
-        raise TypeError(f"config must be an AutoencoderTinyConfig, got {type(config).__name__}")
-
-
-def _check(x: Any, what: str, channels: int, hint: str) -> None:
-    shape, dtype = getattr(x, "shape", None), getattr(x, "dtype", None)
-    if shape is None or not isinstance(dtype, np.dtype):
-        raise TypeError(
-            f"{what} must be a JAX or numpy array (n, h, w, {channels}), got "
-            f"{type(x).__module__}.{type(x).__name__}"
-        )
-    if len(shape) != 4:
-        more = "; add the batch axis with x[None]" if len(shape) == 3 else ""
-        raise ValueError(f"{what} must be (n, h, w, {channels}), got shape {tuple(shape)}{more}")
-    if shape[-1] != channels:
-        more = ""
-        if shape[1] == channels:
-            more = "; it looks like NCHW, transpose it with x.transpose(0, 2, 3, 1)"
-        raise ValueError(f"{what} must be (n, h, w, {channels}), got shape {tuple(shape)}{more}")
-    if 0 in shape:
-        raise ValueError(f"{what} must not be empty, got shape {tuple(shape)}")
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"{what} must be floating point, got {dtype}; {hint}")

@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from .batching import decode_sliced, encode_sliced
 from .config import AutoencoderTinyConfig
 from .estimates import streamed_bytes, tiled_bytes, whole_bytes
-from .functional import Params, decode, encode
+from .functional import Params, decode, encode, is_sharded, resolve_dtypes
 from .layers import Half, stages_of
 from .streaming import decode_streaming, default_plan, encode_streaming
 from .strips import Plan
@@ -118,6 +118,49 @@ def choose_way(
     return next(fitting, min(ways, key=lambda way: way.temporary_bytes))
 
 
+def choose_way_for(
+    half: Half,
+    params: Params,
+    x: Any,
+    config: AutoencoderTinyConfig,
+    dtype: DTypeLike | None,
+    budget: int | None,
+    chunk: int | None,
+    tile: int | None,
+    remat: bool,
+) -> Way:
+    """Choose the way for params and an input where they lie, and for what the user insists on.
+
+    Raises:
+        TypeError: The budget is neither None, for the default, nor a number of bytes.
+    """
+    if not all(isinstance(size, int) for size in x.shape):
+        return Way("whole", None, None, x.shape[0], 0)
+    if tile:
+        return Way("tiled", None, tile, 1, 0)
+    if is_sharded(x):
+        return Way("whole", None, None, x.shape[0], 0)
+    if remat:
+        return Way("whole", None, None, chunk or x.shape[0], 0)
+    device = device_of(x, params)
+    if budget is None:
+        budget = default_budget(device)
+    elif isinstance(budget, bool) or not isinstance(budget, int) or budget < 0:
+        raise TypeError(f"memory_budget must be a number of bytes, got {budget!r}")
+    way = choose_way(
+        half,
+        x.shape,
+        config=config.architecture,
+        platform=device.platform,
+        budget=budget,
+        wide=resolve_dtypes(x, config, dtype)[0] == "float64",
+        # A batch in somebody's jit may be sharded, and cut would be gathered.
+        split=not (isinstance(x, Tracer) and len(jax.devices(device.platform)) > 1),
+    )
+    chunk = min(way.chunk, chunk or way.chunk)
+    return way._replace(chunk=chunk, temporary_bytes=way.temporary_bytes * chunk // way.chunk)
+
+
 def run_way(
     half: Half,
     params: Params,
@@ -151,13 +194,6 @@ def device_of(*trees: Any) -> Any:
             return next(iter(leaf.devices()))
     default = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
     return default if isinstance(default, jax.Device) else jax.local_devices(backend=default)[0]
-
-
-def is_sharded(x: Any) -> bool:
-    """Return whether x lies on several devices, as far as can be seen."""
-    if isinstance(x, Tracer):
-        return any(axis is not None for axis in jax.typeof(x).sharding.spec)
-    return isinstance(x, jax.Array) and not x.sharding.is_fully_replicated
 
 
 def _ways(

@@ -10,9 +10,10 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
+from .checks import check_image, check_latent
 from .config import AutoencoderTinyConfig
 from .convolutions import narrow
-from .functional import Params, bind, check_image, check_latent, half_of, placement, resolve_dtypes
+from .functional import Params, bind, half_of, placement, resolve_dtypes
 from .layers import Half
 from .modules import apply_layers
 from .streaming import check_plan

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
+from .checks import check_image, check_latent
 from .config import AutoencoderTinyConfig
 from .convolutions import narrow
-from .functional import Params, bind, check_image, check_latent, half_of, resolve_dtypes
+from .functional import Params, bind, half_of, partitioned, resolve_dtypes
 from .layers import Half, split_layers, stages_of
-from .modules import apply_layers
+from .modules import Decoder, Encoder, apply_layers
 from .strips import Plan, Stream, height_after
 
 
@@ -128,12 +129,21 @@ def _run(
 def _stream(
     half_params: Params, x: jax.Array, stream: Stream, compute: str, result: str
 ) -> jax.Array:
-    module = bind(half_params, stream.half, stream.config)
-    x = x.astype(compute)
-    if stream.half == "decoder":
-        x = narrow(apply_layers(module, stream.parts[0], x, compute), compute)
+    def run(half_params: Params, x: jax.Array) -> jax.Array:
+        module = bind(half_params, stream.half, stream.config)
+        x = x.astype(compute)
+        if stream.half == "decoder":
+            x = narrow(apply_layers(module, stream.parts[0], x, compute), compute)
+        out = _strips(module, x, stream, compute)
+        if stream.half == "encoder":
+            out = narrow(apply_layers(module, stream.parts[0], out, compute), compute)
+        return out.astype(result)
 
-    def run(step, kept):
+    return partitioned(run, x)(half_params, x)
+
+
+def _strips(module: Encoder | Decoder, x: jax.Array, stream: Stream, compute: str) -> jax.Array:
+    def run(step: Any, kept: list[jax.Array] | None) -> tuple[jax.Array, list[jax.Array]]:
         top, rows = stream.rows_of(step, first=kept is None)
         strip = jnp.take(x, top + jnp.arange(rows), axis=1, mode="clip")
         return stream.run(module, strip, top, kept, compute)
@@ -143,7 +153,7 @@ def _stream(
         n, _, w, c = strip.shape
         more = jnp.zeros((n, stream.steps * stream.rows_out, w, c), strip.dtype)
 
-        def body(step, carry):
+        def body(step: Any, carry: Any) -> Any:
             out, kept = carry
             strip, kept = run(step, kept)
             top = stream.first_out + step * stream.rows_out
@@ -151,7 +161,4 @@ def _stream(
 
         out = jnp.concatenate([strip, more], axis=1)
         strip, _ = lax.fori_loop(0, stream.steps, body, (out, kept))
-    out = strip[:, : stream.height_out]
-    if stream.half == "encoder":
-        out = narrow(apply_layers(module, stream.parts[0], out, compute), compute)
-    return out.astype(result)
+    return strip[:, : stream.height_out]

@@ -15,9 +15,10 @@ from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from .batching import check_chunk
+from .checks import check_image, check_latent
 from .config import AutoencoderTinyConfig
 from .convolutions import narrow
-from .functional import Params, bind, check_image, check_latent, half_of, placement, resolve_dtypes
+from .functional import Params, bind, half_of, is_sharded, partitioned, placement, resolve_dtypes
 from .layers import Half
 from .modules import apply_layers
 from .windows import TILE, Tiling
@@ -111,7 +112,7 @@ def _run(
     # Inside jit whatever is computed is traced, even of concrete arrays.
     leaves = (jnp.zeros(()), *jax.tree.leaves((half_params, x)))
     traced = any(isinstance(leaf, Tracer) for leaf in leaves)
-    gather = _in_graph if traced else _on_host
+    gather = _in_graph if traced or is_sharded(x) else _on_host
     if not tiling.whole:
         return gather(half_params, x, tiling, chunk, compute, result)
     if half == "decoder":
@@ -127,61 +128,70 @@ def _on_host(
     where = placement(x, half_params)
     x = np.asarray(x)
     n, h, w, _ = x.shape
-    places = _places(x.shape, tiling)
+    places = list(itertools.product(range(n), _places((h, w), tiling)))
     out = None
     for start in range(0, len(places), chunk):
         # The last chunk is filled up with its first tile.
         some = places[start : start + chunk]
         full = some + some[:1] * (chunk - len(some))
-        windows: Any = np.stack([_cut(x, place, tiling, np) for place in full])
+        windows: Any = np.concatenate([_cut(x[i : i + 1], place, tiling, np) for i, place in full])
         windows = windows if where is None else jax.device_put(windows, where)
         tiles = _tiles(
-            half_params, windows, np.array(full)[:, 1:], np.array([h, w]), tiling, compute, result
+            half_params,
+            windows,
+            np.array([place for _, place in full]),
+            np.array([h, w]),
+            tiling,
+            compute,
+            result,
         )
         tiles = np.asarray(tiles)
         if out is None:
             shape = (n, tiling.size_out(h), tiling.size_out(w), tiles.shape[-1])
             out = np.empty(shape, tiles.dtype)
-        for (i, top, left), tile in zip(some, tiles, strict=False):
-            y, x_ = (p // tiling.side_in * tiling.side_out for p in (top, left))
+        for (i, place), tile in zip(some, tiles, strict=False):
+            y, x_ = (p // tiling.side_in * tiling.side_out for p in place)
             target = out[i, y : y + tiling.side_out, x_ : x_ + tiling.side_out]
             target[...] = tile[: target.shape[0], : target.shape[1]]
     return jax.device_put(out, where)
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
 def _in_graph(
     half_params: Params, x: jax.Array, tiling: Tiling, chunk: int, compute: str, result: str
 ) -> jax.Array:
-    n, h, w, _ = x.shape
-    places = _places(x.shape, tiling)
+    def run(half_params: Params, x: jax.Array) -> jax.Array:
+        module = bind(half_params, tiling.half, tiling.config)
+        n, h, w, _ = x.shape
 
-    def one(place: jax.Array) -> jax.Array:
-        window = _cut(x, place, tiling, jnp)[None]
-        size = jnp.array([h, w])
-        return _tiles(half_params, window, place[None, 1:], size, tiling, compute, result)[0]
+        def one(place: jax.Array) -> jax.Array:
+            # The whole batch at once: it may lie on several devices.
+            window = _cut(x, place, tiling, jnp).astype(compute)
+            return tiling.run(module, window, place, jnp.array([h, w]), compute)
 
-    tiles = lax.map(one, jnp.array(places), batch_size=chunk)
-    rows, columns = -(-h // tiling.side_in), -(-w // tiling.side_in)
-    side, channels = tiling.side_out, tiles.shape[-1]
-    out = tiles.reshape(n, rows, columns, side, side, channels).transpose(0, 1, 3, 2, 4, 5)
-    out = out.reshape(n, rows * side, columns * side, channels)
-    return out[:, : tiling.size_out(h), : tiling.size_out(w)]
+        tiles = lax.map(one, jnp.array(_places((h, w), tiling)), batch_size=chunk)
+        rows, columns = -(-h // tiling.side_in), -(-w // tiling.side_in)
+        side, channels = tiling.side_out, tiles.shape[-1]
+        out = tiles.reshape(rows, columns, n, side, side, channels).transpose(2, 0, 3, 1, 4, 5)
+        out = out.reshape(n, rows * side, columns * side, channels)
+        return out[:, : tiling.size_out(h), : tiling.size_out(w)].astype(result)
+
+    return partitioned(run, x)(half_params, x)
 
 
-def _places(shape: tuple[int, ...], tiling: Tiling) -> list[tuple[int, int, int]]:
-    """List image, row and column at which each tile begins."""
-    n, h, w, _ = shape
+def _places(size: tuple[int, ...], tiling: Tiling) -> list[tuple[int, int]]:
+    """List row and column at which each tile begins."""
     step = tiling.side_in
-    return list(itertools.product(range(n), range(0, h, step), range(0, w, step)))
+    return list(itertools.product(range(0, size[0], step), range(0, size[1], step)))
 
 
 def _cut(x: Any, place: Any, tiling: Tiling, xp: Any) -> Any:
-    """Cut out a tile's window; outside the image it repeats the edge."""
-    i, top, left = place
+    """Cut a tile's window (n, s, s, c) out of x; outside the image it repeats the edge."""
+    top, left = place
     reach = xp.arange(*tiling.spans[0])
     rows = xp.clip(top + reach, 0, x.shape[1] - 1)
     columns = xp.clip(left + reach, 0, x.shape[2] - 1)
-    return x[i, rows[:, None], columns]
+    return x[:, rows[:, None], columns]
 
 
 @functools.partial(jax.jit, static_argnums=(4, 5, 6))
