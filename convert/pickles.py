@@ -13,6 +13,7 @@ import torch
 from taesd_jax import weights
 from taesd_jax.config import AutoencoderTinyConfig
 from taesd_jax.errors import CheckpointError, CheckpointNotFoundError
+from taesd_jax.layers import HALVES
 from taesd_jax.storage import write_files
 from taesd_jax.weights.sources import label_of, pair_file, pickles
 
@@ -61,13 +62,13 @@ def save_pth(
             "act_fn, the 8-bit range, force_upcast or a scaling factor; write layout 'flax'"
         )
     written = {}
-    for half in params:
+    for half in HALVES:
+        if half not in params:
+            continue
         (tensors,) = weights.serialise({half: params[half]}, config, layout="original").values()
         buffer = io.BytesIO()
         torch.save({name: to_tensor(t) for name, t in tensors.items()}, buffer)
-        written[pair_file(path, "encoder" if half == "encoder" else "decoder", ".pth")] = (
-            buffer.getvalue()
-        )
+        written[pair_file(path, half, ".pth")] = buffer.getvalue()
     write_files(written)
     return list(written)
 

@@ -11,6 +11,7 @@ import torch
 from taesd_jax import weights
 from taesd_jax.config import AutoencoderTinyConfig
 from taesd_jax.errors import CheckpointError
+from taesd_jax.layers import HALVES
 from taesd_jax.weights.names import Scheme
 
 _DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
@@ -53,9 +54,10 @@ def to_torch(
     Raises:
         CheckpointError: The scheme cannot express this model.
     """
-    if scheme == "original" and len(params) != 1:
+    halves = [half for half in HALVES if half in params]
+    if scheme == "original" and len(halves) != 1:
         raise CheckpointError(
-            f"scheme 'original' names one half, got {sorted(params)}; pass one half, or take "
+            f"scheme 'original' names one half, got {halves}; pass one half, or take "
             f"scheme 'module'"
         )
     files = weights.serialise(params, config, layout=scheme)

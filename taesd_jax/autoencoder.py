@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from typing import Any, Literal, overload
 
 import jax
@@ -13,11 +14,13 @@ from jax.typing import ArrayLike, DTypeLike
 
 from . import weights
 from .batching import check_chunk
+from .checks import check_dtype, check_image, check_latent
 from .config import AutoencoderTinyConfig
-from .functional import Params, check_dtype, check_image, check_latent, init, resolve_dtypes
+from .functional import Params, init, is_sharded
+from .heads import decode_reduced
 from .layers import HALVES, Half
 from .outputs import AutoencoderTinyOutput, DecoderOutput
-from .planner import Way, choose_way, default_budget, device_of, is_sharded, run_way
+from .planner import Way, choose_way_for, run_way
 from .tiling import check_tile
 from .windows import TILE
 
@@ -27,7 +30,7 @@ class AutoencoderTiny:
     """Hold params and config of a tiny autoencoder; a pytree whose leaves are the params.
 
     Args:
-        params: {"encoder": ..., "decoder": ...}; either half may be absent.
+        params: {"encoder": ..., "decoder": ..., "heads": ...}; any may be absent.
         config: Architecture.
         dtype: Dtype of the computation and of the results; the input's by default.
         memory_budget: Bytes that a call may take beside params, input and result; by default half
@@ -79,6 +82,7 @@ class AutoencoderTiny:
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
         token: str | bool | None = None,
+        heads: str | os.PathLike[str] | None = None,
     ) -> AutoencoderTiny:
         """Load a checkpoint onto the default device; `taesd_jax.load` says what can be loaded.
 
@@ -91,10 +95,12 @@ class AutoencoderTiny:
             cache_dir: Where hub files are kept.
             local_files_only: Use only hub files that are already in the cache.
             token: Hub access token.
+            heads: File of heads for small pictures, see `add_heads`; by default the shipped one.
 
         Raises:
             CheckpointNotFoundError: There is nothing under that name.
-            CheckpointError: What is there is not a model of this family.
+            CheckpointError: What is there is not a model of this family, or the file of heads has
+                none for it.
         """
         if param_dtype is not None:
             param_dtype = check_dtype(param_dtype)
@@ -106,13 +112,14 @@ class AutoencoderTiny:
             local_files_only=local_files_only,
             token=token,
         )
+        params = weights.add_heads(params, heads)
         params = jax.tree.map(lambda p: jnp.asarray(p, dtype=param_dtype), params)
         return cls(params, config, dtype=dtype)
 
     def save_pretrained(
         self, path: str | os.PathLike[str], *, layout: weights.Layout = "diffusers"
     ) -> None:
-        """Write the params to disk; `taesd_jax.save` describes the layouts.
+        """Write the params to disk, all but the heads; `taesd_jax.save` describes the layouts.
 
         Raises:
             CheckpointError: The layout cannot express this model.
@@ -138,19 +145,34 @@ class AutoencoderTiny:
         return AutoencoderTinyOutput(latents) if return_dict else (latents,)
 
     @overload
-    def decode(self, latent: ArrayLike, return_dict: Literal[True] = True) -> DecoderOutput: ...
+    def decode(
+        self, latent: ArrayLike, return_dict: Literal[True] = True, *, scale: float = 1
+    ) -> DecoderOutput: ...
     @overload
-    def decode(self, latent: ArrayLike, return_dict: bool) -> tuple[jax.Array]: ...
-    def decode(self, latent: ArrayLike, return_dict: bool = True) -> Any:
+    def decode(
+        self, latent: ArrayLike, return_dict: bool, *, scale: float = 1
+    ) -> tuple[jax.Array]: ...
+    def decode(self, latent: ArrayLike, return_dict: bool = True, *, scale: float = 1) -> Any:
         """Decode latents (n, h, w, z) in model space; returns `.sample`, or a 1-tuple.
 
+        Args:
+            latent: The latents.
+            return_dict: False for the 1-tuple.
+            scale: 1, or the size of the small images of `decode_reduced`, which always runs whole.
+
         Raises:
-            ValueError: The decoder is not loaded, or the latent is not as described.
+            ValueError: The decoder is not loaded, has no head for that scale, or the latent is not
+                as described.
             TypeError: The latent is not floating point.
         """
         self.require("decoder")
         check_latent(latent, self.config)
-        sample = self._run("decoder", latent)
+        if scale == 1:
+            sample = self._run("decoder", latent)
+        else:
+            sample = decode_reduced(
+                self.params, latent, config=self.config, scale=scale, dtype=self.dtype
+            )
         return DecoderOutput(sample) if return_dict else (sample,)
 
     @overload
@@ -183,7 +205,7 @@ class AutoencoderTiny:
         return (latent - self.config.latent_shift) * (2 * self.config.latent_magnitude)
 
     def enable_slicing(self, chunk: int = 1) -> None:
-        """Encode and decode batches `chunk` images at a time."""
+        """Encode and decode batches on one device `chunk` images at a time."""
         self._chunk = check_chunk(chunk)
 
     def disable_slicing(self) -> None:
@@ -215,38 +237,14 @@ class AutoencoderTiny:
         return self._way(half, x)
 
     def _way(self, half: Half, x: Any) -> Way:
-        if is_sharded(x):
-            return Way("whole", None, None, self._chunk or x.shape[0], 0)
-        options = (self.memory_budget, self._chunk, self._tile, self._remat)
-        key = (half, x.shape, x.dtype, self.dtype, isinstance(x, Tracer), self.config, options)
+        options = (self.dtype, self.memory_budget, self._chunk, self._tile, self._remat)
+        key = (half, x.shape, x.dtype, isinstance(x, Tracer), is_sharded(x), self.config, options)
         way, until = self._ways.get(key, (None, 0.0))
         if way is None or until < time.monotonic():
             # Free memory changes, but is not worth a look at each call.
-            way = self._choose(half, x)
+            way = choose_way_for(half, self.params, x, self.config, *options)
             self._ways[key] = way, time.monotonic() + 1
         return way
-
-    def _choose(self, half: Half, x: Any) -> Way:
-        if self._tile:
-            return Way("tiled", None, self._tile, 1, 0)
-        if self._remat or not all(isinstance(size, int) for size in x.shape):
-            return Way("whole", None, None, self._chunk or x.shape[0], 0)
-        device, budget = device_of(x, self.params), self.memory_budget
-        if budget is None:
-            budget = default_budget(device)
-        elif isinstance(budget, bool) or not isinstance(budget, int) or budget < 0:
-            raise TypeError(f"memory_budget must be a number of bytes, got {budget!r}")
-        options: dict[str, Any] = {
-            "config": self.config.architecture,
-            "platform": device.platform,
-            "budget": budget,
-            "wide": resolve_dtypes(x, self.config, self.dtype)[0] == "float64",
-            # A batch in somebody's jit may be sharded, and cut would be gathered.
-            "split": not (isinstance(x, Tracer) and len(jax.devices(device.platform)) > 1),
-        }
-        way = choose_way(half, x.shape, **options)
-        chunk = min(way.chunk, self._chunk or way.chunk)
-        return way._replace(chunk=chunk, temporary_bytes=way.temporary_bytes * chunk // way.chunk)
 
     def _run(self, half: Half, x: Any) -> jax.Array:
         options: dict[str, Any] = {"config": self.config, "dtype": self.dtype}
@@ -264,6 +262,43 @@ class AutoencoderTiny:
         """Store all activations for the backward pass."""
         self._remat = False
 
+    def compile(
+        self,
+        shape: Sequence[int],
+        *,
+        half: Half = "decoder",
+        dtype: DTypeLike = jnp.float32,
+        scale: float = 1,
+    ) -> jax.stages.Compiled:
+        """Compile a half ahead of time; call the result with this model and an input.
+
+        Args:
+            shape: Of the input, (n, h, w, z) or (n, h, w, 3).
+            half: "decoder" or "encoder".
+            dtype: Of the input.
+            scale: As for `decode`.
+
+        Raises:
+            ValueError: There is no such half, or the shape is not of its input.
+
+        >>> vae = AutoencoderTiny.init(jax.random.key(0), AutoencoderTinyConfig())
+        >>> decode = vae.compile((1, 8, 8, 4))
+        >>> decode(vae, jnp.zeros((1, 8, 8, 4))).shape
+        (1, 64, 64, 3)
+        """
+        if half not in HALVES:
+            raise ValueError(f"half must be one of {HALVES}, got {half!r}")
+
+        def run(vae: AutoencoderTiny, x: jax.Array) -> jax.Array:
+            if half == "encoder":
+                return vae.encode(x).latents
+            return vae.decode(x, scale=scale).sample
+
+        if half == "encoder" and scale != 1:
+            raise ValueError(f"scale is of decoders, got {scale} for the encoder")
+        x = jax.ShapeDtypeStruct(tuple(shape), check_dtype(dtype))
+        return jax.jit(run).lower(self, x).compile()
+
     def require(self, half: Half) -> None:
         """Raise ValueError, naming the missing file, unless the half is loaded."""
         if half not in self.params:
@@ -276,7 +311,7 @@ class AutoencoderTiny:
     def __repr__(self) -> str:
         """Name the variant, halves and dtype."""
         name = self.config.variant or f"{self.config.latent_channels} latent channels"
-        halves = " and ".join(self.params) if isinstance(self.params, dict) else "?"
+        halves = " and ".join(half for half in HALVES if half in self.params)
         return f"AutoencoderTiny({name}, {halves}, dtype={self.dtype})"
 
     def tree_flatten_with_keys(self) -> tuple[tuple, tuple]:

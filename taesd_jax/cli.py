@@ -45,7 +45,7 @@ def _show_warning(message, *_, **__) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from .commands import benchmarks, checkpoints, pictures
+    from .commands import benchmarks, checkpoints, heads, pictures
 
     parser = argparse.ArgumentParser(
         prog="taesd-jax", description="Tiny autoencoders (the TAESD family) in JAX."
@@ -75,6 +75,15 @@ def _parser() -> argparse.ArgumentParser:
         choices=("nhwc", "nchw"),
         default="nhwc",
         help="axes of the latents; PyTorch programs write nchw (default: %(default)s)",
+    )
+    decode.add_argument(
+        "--scale",
+        choices=("1", "1/2", "1/4", "1/8", "1/16", "1/32"),
+        default="1",
+        help="size of the pictures; small ones take a fraction of the work (default: %(default)s)",
+    )
+    decode.add_argument(
+        "--heads", metavar="FILE", help="heads of a fine-tuned model, see fit-heads"
     )
     text = "encode and decode pictures, and write original and result side by side"
     roundtrip = command("roundtrip", pictures.roundtrip, text)
@@ -106,6 +115,15 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="store in this dtype"
     )
+
+    text = "fit heads for small pictures, see decode --scale"
+    fit = command("fit-heads", heads.run, text)
+    fit.add_argument("pictures", nargs="+", help="photographs to fit to, or glob patterns")
+    fit.add_argument("--held-out", nargs="+", default=[], help="photographs to measure with")
+    fit.add_argument("--model", default="taesd", help=f"{MODEL_HELP} (default: %(default)s)")
+    fit.add_argument("--name", help="of its entry (default: the variant)")
+    fit.add_argument("--side", type=_positive, default=640, help="shrink to (default: %(default)s)")
+    fit.add_argument("-o", "--output", required=True, help="file; entries of other names stay")
 
     text = "measure speed and memory beside PyTorch, ONNX Runtime and OpenVINO"
     bench = command("bench", benchmarks.run, text)

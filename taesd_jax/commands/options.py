@@ -54,6 +54,7 @@ def load_checkpoint(source: str) -> weights.Checkpoint:
 def load_model(args: argparse.Namespace) -> AutoencoderTiny:
     """Load `args.model` to compute in `args.dtype`."""
     params, config, _ = load_checkpoint(args.model)
+    params = weights.add_heads(params, getattr(args, "heads", None))
     return AutoencoderTiny(jax.tree.map(jnp.asarray, params), config, dtype=args.dtype)
 
 

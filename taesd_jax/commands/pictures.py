@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
 from ..arrays import SUFFIXES, TIFF, is_plain_tiff
 from ..autoencoder import AutoencoderTiny
+from ..checks import check_latent
 from ..errors import PictureError
-from ..functional import check_latent
 from ..images import pad_image, psnr, read_image, write_image
 from ..latents import clipped_share, read_latent, write_latent
 from .large import decode_large, encode_large
@@ -50,6 +52,10 @@ def decode(args: argparse.Namespace) -> int:
     """Decode latent files into pictures."""
     inputs = expand(args.latents)
     results = outputs(inputs, args.output, ".decoded.png")
+    scale = float(Fraction(args.scale))
+    for result in results:
+        if scale != 1 and result.suffix.lower() == ".npy":
+            raise PictureError(f"{result}: with --scale write a picture, such as .png or .tif")
     with on_device(args.device):
         vae = load_model(args)
         vae.require("decoder")
@@ -61,10 +67,11 @@ def decode(args: argparse.Namespace) -> int:
             with _hints(source):
                 check_latent(latent, vae.config)
             h, w = _picture_size(latent, size, vae, source)
-            if result.suffix.lower() in SUFFIXES:
+            if result.suffix.lower() in SUFFIXES and scale == 1:
                 options = {"size": (h, w), "layout": args.layout}
                 return decode_large(vae, source, latent, result, **options)
-            images = np.asarray(vae.decode(latent).sample)
+            images = np.asarray(vae.decode(latent, scale=scale).sample)
+            h, w = (math.ceil(side * scale) for side in (h, w))
             names = [result]
             if len(images) > 1:
                 names = [

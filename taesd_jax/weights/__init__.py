@@ -1,6 +1,18 @@
 """Load and save checkpoints of every published layout; needs no torch and starts no backend."""
 
+from .heads import add_heads, save_heads
 from .loading import Checkpoint, Part, assemble, load, missing_file
 from .saving import Layout, save, serialise
 
-__all__ = ["Checkpoint", "Layout", "Part", "assemble", "load", "missing_file", "save", "serialise"]
+__all__ = [
+    "Checkpoint",
+    "Layout",
+    "Part",
+    "add_heads",
+    "assemble",
+    "load",
+    "missing_file",
+    "save",
+    "save_heads",
+    "serialise",
+]

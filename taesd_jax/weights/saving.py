@@ -36,6 +36,7 @@ def save(
             diffusion_pytorch_model.safetensors; "original" PATH for PATH_encoder.safetensors and
             PATH_decoder.safetensors; "comfyui" and "flax" the file.
         params: {"encoder": ..., "decoder": ...}; only "original" and "flax" take one half alone.
+            Heads are not written: `save_heads` does, and `add_heads` finds them.
         config: Architecture.
         layout: As above. All but "diffusers", which has config.json, carry the config as metadata.
 
@@ -99,7 +100,7 @@ def serialise(
 
 
 def _check(params: Params, halves: list[Half], config: AutoencoderTinyConfig) -> None:
-    lines = [f"  {half}: unexpected" for half in params if half not in halves]
+    lines = [f"  {half}: unexpected" for half in params if half not in (*halves, "heads")]
     unfit = []
     for half in halves:
         leaves = dict(_walk(params[half]))

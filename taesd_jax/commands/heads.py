@@ -1,0 +1,97 @@
+"""`taesd-jax fit-heads`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..autoencoder import AutoencoderTiny
+from ..config import AutoencoderTinyConfig
+from ..errors import PictureError
+from ..fitting import fit_heads
+from ..functional import Params, decode
+from ..heads import decode_reduced, head_name
+from ..images import read_image
+from ..weights.heads import check_entry, save_heads
+from .options import expand, load_checkpoint
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fit heads for small pictures and write them into a file of heads, beside those of others."""
+    held_out = expand(args.held_out)
+    away = {path.resolve() for path in held_out}
+    pictures = [path for path in expand(args.pictures) if path.resolve() not in away]
+    if not pictures:
+        raise PictureError("every picture is held out; name others to fit to")
+    params, config, _ = load_checkpoint(args.model)
+    AutoencoderTiny(params, config).require("encoder")
+    AutoencoderTiny(params, config).require("decoder")
+    params = jax.tree.map(jnp.asarray, params)
+    name = args.name or config.variant or Path(args.model).stem.replace(".", "-")
+    check_entry(args.output, params, name)
+    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+
+    def progress(line: str) -> None:
+        print(f"{name}: {line} of {len(pictures)} and {len(held_out)}", file=sys.stderr)
+
+    images = [_read(paths, args.side, config.spatial_factor) for paths in (pictures, held_out)]
+    heads, psnr = fit_heads(params, *images, config=config, progress=progress)
+    params["heads"] = heads
+    work = _shares(params, list(psnr), config)
+    notes = {
+        "psnr": {head_name(s): round(float(np.mean(v)), 2) for s, v in psnr.items() if v},
+        "photographs": [path.name for path in pictures],
+        "held_out": [path.name for path in held_out],
+        "longest_side": args.side,
+        "date": date.today().isoformat(),
+    }
+    save_heads(args.output, params, name=name, notes=notes)
+    for scale, values in psnr.items():
+        line = f"{name} 1/{head_name(scale)}: {work[scale]:.1%} of the operations"
+        if values:
+            line += f", {np.mean(values):.1f} dB ({min(values):.1f} to {max(values):.1f})"
+        print(line)
+    return 0
+
+
+def _read(paths: list[Path], longest: int, least: int) -> Iterator[np.ndarray]:
+    """Yield pictures, shrunk; one that cannot be read is reported, and leaves the list."""
+    for path in list(paths):
+        try:
+            image = read_image(path)
+            if min(image.shape[:2]) < least:
+                raise PictureError(f"{path}: smaller than {least} pixels")
+        except PictureError as error:
+            print(f"taesd-jax: warning: skipped {error}", file=sys.stderr)
+            paths.remove(path)
+            continue
+        h, w, _ = image.shape
+        if max(h, w) > longest:
+            size = [max(round(side * longest / max(h, w)), least) for side in (h, w)]
+            image = np.asarray(jax.image.resize(image, (*size, 3), "lanczos3")).clip(-1, 1)
+        yield image
+
+
+def _shares(
+    params: Params, scales: list[float], config: AutoencoderTinyConfig
+) -> dict[float, float]:
+    """Return the share of a whole decode's operations that each scale takes, by XLA's count."""
+    latent = jax.ShapeDtypeStruct((1, 64, 64, config.latent_channels), jnp.float32)
+
+    def flops(call: Callable[[Params, Any], jax.Array]) -> float:
+        counts = jax.jit(call).lower(params, latent).compile().cost_analysis()
+        return counts["flops"] if counts else float("nan")
+
+    whole = flops(lambda p, z: decode(p, z, config=config))
+    return {
+        s: flops(lambda p, z, s=s: decode_reduced(p, z, config=config, scale=s)) / whole
+        for s in scales
+    }
