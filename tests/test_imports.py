@@ -21,17 +21,17 @@ MODULES = sorted(
 # the two subpackages are ordered within.
 ORDER = [
     {"errors", "config", "storage", "outputs"},
-    {"layers", "images", "latents", "arrays"},
+    {"checks", "layers", "images", "latents", "arrays", "latent_forms", "consumers"},
     {"convolutions", "weights"},
     {"blocks"},
     {"modules"},
     {"functional", "strips", "windows"},
-    {"streaming"},
-    {"batching", "estimates", "rows"},
+    {"streaming", "heads"},
+    {"batching", "estimates", "rows", "fitting"},
     {"tiling"},
     {"planner"},
     {"autoencoder"},
-    {"bench"},
+    {"bench", "exporting", "pipelines", "preview", "sharding"},
     {"commands"},
     {"cli"},
 ]

@@ -40,7 +40,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
         metadata = next(n for n in file.namelist() if n.endswith("METADATA"))
         text = file.read(metadata).decode()
         licenses = [n for n in file.namelist() if n.endswith("LICENSE")]
-    expected = {"taesd_jax/py.typed"}
+    expected = {"taesd_jax/py.typed", "taesd_jax/heads.safetensors"}
     for folder, target in FOLDERS.items():
         for path in (ROOT / folder).rglob("*.py"):
             expected.add(f"{target}/{path.relative_to(ROOT / folder).as_posix()}")
@@ -54,7 +54,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
     ]
     names = {line.split()[1].split(">")[0].split("=")[0].split("<")[0].rstrip(";") for line in core}
     assert names == {"jax", "flax", "numpy", "safetensors", "huggingface_hub", "pillow"}
-    assert built.stat().st_size < 500_000
+    assert built.stat().st_size < 1_000_000
 
 
 def test_the_wheel_works_away_from_the_checkout(built, tmp_path):

@@ -1,0 +1,1 @@
+"""Adapters for pipelines that others wrote, one file each."""
