@@ -163,11 +163,11 @@ def test_rows_from_any_start(pool):
     z, x = latent(config, (33, 4)), image(config, (263, 32))
     images = taesd_jax.decode(params, z, config=config)
     latents = taesd_jax.encode(params, x, config=config)
-    for start in (0, 1, 131, 263):
+    for start in (1, 131, 263):
         rows = list(iter_decode(params, z, config=config, start=start))
         got = jnp.concatenate(rows, axis=1)
         np.testing.assert_allclose(got, images[:, start:], atol=ROUNDING, rtol=0)
-    for start in (0, 1, 17, 32):
+    for start in (1, 17, 32):
         rows = list(iter_encode(params, x, config=config, start=start))
         got = jnp.concatenate(rows, axis=1)
         np.testing.assert_allclose(got, latents[:, start:], atol=ROUNDING, rtol=0)
