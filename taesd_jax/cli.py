@@ -45,7 +45,7 @@ def _show_warning(message, *_, **__) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from .commands import benchmarks, checkpoints, heads, pictures
+    from .commands import benchmarks, checkpoints, comparison, heads, pictures, training
 
     parser = argparse.ArgumentParser(
         prog="taesd-jax", description="Tiny autoencoders (the TAESD family) in JAX."
@@ -116,6 +116,14 @@ def _parser() -> argparse.ArgumentParser:
         "--dtype", choices=("float32", "bfloat16", "float16"), help="store in this dtype"
     )
 
+    text = "compare models on pictures: PSNR, SSIM and GMSD of each, and of the first one's latents"
+    compare = command("compare", comparison.run, text)
+    compare.add_argument("models", nargs="+", help=MODEL_HELP)
+    compare.add_argument("--pictures", nargs="+", required=True, help="files or glob patterns")
+    text = "shrink to (default: %(default)s)"
+    compare.add_argument("--side", type=_positive, default=640, help=text)
+    compare.add_argument("--json", metavar="FILE", help="write the figures as JSON too")
+
     text = "fit heads for small pictures, see decode --scale"
     fit = command("fit-heads", heads.run, text)
     fit.add_argument("pictures", nargs="+", help="photographs to fit to, or glob patterns")
@@ -124,6 +132,9 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--name", help="of its entry (default: the variant)")
     fit.add_argument("--side", type=_positive, default=640, help="shrink to (default: %(default)s)")
     fit.add_argument("-o", "--output", required=True, help="file; entries of other names stay")
+
+    text = "teach a tiny encoder or decoder what a larger model does, or fine-tune one"
+    training.add_arguments(command("train", training.run, text), MODEL_HELP)
 
     text = "measure speed and memory beside PyTorch, ONNX Runtime and OpenVINO"
     bench = command("bench", benchmarks.run, text)

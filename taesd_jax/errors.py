@@ -14,3 +14,7 @@ class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
 
 class PictureError(ValueError):
     """A picture or latent file that cannot be read or written without changing what it shows."""
+
+
+class TrainingError(ValueError):
+    """A training that cannot be started or resumed as asked."""

@@ -13,7 +13,16 @@ from .storage import write_files
 
 
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read a picture as a float32 image (h, w, 3) in [-1, 1].
+    """Read a picture as a float32 image (h, w, 3) in [-1, 1], as `read_pixels` does.
+
+    Raises:
+        PictureError: There is no such file, it is broken, or it holds floating point.
+    """
+    return from_uint8(read_pixels(path))
+
+
+def read_pixels(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read a picture as 8-bit RGB (h, w, 3).
 
     It is turned as its EXIF data says, alpha is laid over white, 16-bit grey is rounded to 8 bits,
     and of an animation the first frame is taken.
@@ -27,14 +36,13 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     try:
         with Image.open(path) as file:
             picture = ImageOps.exif_transpose(file)
-            pixels = _to_rgb(picture, path)
+            return _to_rgb(picture, path)
     except FileNotFoundError as error:
         raise PictureError(f"no such picture: {path}") from error
     except PictureError:
         raise
     except Exception as error:  # Pillow's decoders raise of every kind on broken files
         raise PictureError(f"{path}: not a whole picture: {error}") from error
-    return from_uint8(pixels)
 
 
 def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:

@@ -40,7 +40,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
         metadata = next(n for n in file.namelist() if n.endswith("METADATA"))
         text = file.read(metadata).decode()
         licenses = [n for n in file.namelist() if n.endswith("LICENSE")]
-    expected = {"taesd_jax/py.typed", "taesd_jax/heads.safetensors"}
+    bundled = {f"taesd_jax/bundled/{p.name}" for p in (ROOT / "taesd_jax" / "bundled").iterdir()}
+    expected = {"taesd_jax/py.typed", *bundled}
     for folder, target in FOLDERS.items():
         for path in (ROOT / folder).rglob("*.py"):
             expected.add(f"{target}/{path.relative_to(ROOT / folder).as_posix()}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,8 @@ from ..errors import PictureError
 from ..fitting import fit_heads
 from ..functional import Params, decode
 from ..heads import decode_reduced, head_name
-from ..images import read_image
 from ..weights.heads import check_entry, save_heads
-from .options import expand, load_checkpoint
+from .options import expand, load_checkpoint, read_shrunk
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,7 +41,9 @@ def run(args: argparse.Namespace) -> int:
     def progress(line: str) -> None:
         print(f"{name}: {line} of {len(pictures)} and {len(held_out)}", file=sys.stderr)
 
-    images = [_read(paths, args.side, config.spatial_factor) for paths in (pictures, held_out)]
+    images = [
+        read_shrunk(paths, args.side, config.spatial_factor) for paths in (pictures, held_out)
+    ]
     heads, psnr = fit_heads(params, *images, config=config, progress=progress)
     params["heads"] = heads
     work = _shares(params, list(psnr), config)
@@ -60,24 +61,6 @@ def run(args: argparse.Namespace) -> int:
             line += f", {np.mean(values):.1f} dB ({min(values):.1f} to {max(values):.1f})"
         print(line)
     return 0
-
-
-def _read(paths: list[Path], longest: int, least: int) -> Iterator[np.ndarray]:
-    """Yield pictures, shrunk; one that cannot be read is reported, and leaves the list."""
-    for path in list(paths):
-        try:
-            image = read_image(path)
-            if min(image.shape[:2]) < least:
-                raise PictureError(f"{path}: smaller than {least} pixels")
-        except PictureError as error:
-            print(f"taesd-jax: warning: skipped {error}", file=sys.stderr)
-            paths.remove(path)
-            continue
-        h, w, _ = image.shape
-        if max(h, w) > longest:
-            size = [max(round(side * longest / max(h, w)), least) for side in (h, w)]
-            image = np.asarray(jax.image.resize(image, (*size, 3), "lanczos3")).clip(-1, 1)
-        yield image
 
 
 def _shares(

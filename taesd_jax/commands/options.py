@@ -15,10 +15,12 @@ from types import ModuleType
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .. import weights
 from ..autoencoder import AutoencoderTiny
 from ..errors import CheckpointError, PictureError
+from ..images import read_image
 from ..weights.sources import PICKLES, pickles
 
 
@@ -95,6 +97,27 @@ def expand(patterns: list[str], *, skip: tuple[str, ...] = ()) -> list[Path]:
         for match in matches:
             found.setdefault(match.resolve(), match)
     return list(found.values())
+
+
+def read_shrunk(paths: list[Path], longest: int, least: int) -> Iterator[np.ndarray]:
+    """Yield pictures (h, w, 3), their longer side shrunk to `longest`.
+
+    One that cannot be read, or has a side below `least`, is reported and leaves the list.
+    """
+    for path in list(paths):
+        try:
+            image = read_image(path)
+            if min(image.shape[:2]) < least:
+                raise PictureError(f"{path}: smaller than {least} pixels")
+        except PictureError as error:
+            print(f"taesd-jax: warning: skipped {error}", file=sys.stderr)
+            paths.remove(path)
+            continue
+        h, w, _ = image.shape
+        if max(h, w) > longest:
+            size = [max(round(side * longest / max(h, w)), least) for side in (h, w)]
+            image = np.asarray(jax.image.resize(image, (*size, 3), "lanczos3")).clip(-1, 1)
+        yield image
 
 
 def outputs(inputs: list[Path], output: str | None, suffix: str) -> list[Path]:

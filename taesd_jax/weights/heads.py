@@ -12,11 +12,12 @@ import numpy as np
 
 from ..errors import CheckpointError
 from ..storage import write_files
+from . import sources
 from .files import parse_json, read_header, read_tensors
 
 Params = dict[str, Any]
 
-SHIPPED = Path(__file__).parents[1] / "heads.safetensors"
+SHIPPED = sources.BUNDLED / "heads.safetensors"
 # Of a norm. Stored in bfloat16, a value changes by 2^-9 of itself at most, and the product of all
 # with a wave by about 2^-10 of their norm.
 _TOLERANCE = 2**-7

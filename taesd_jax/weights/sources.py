@@ -15,6 +15,8 @@ DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
 CONFIG_FILE = "config.json"
 PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".pkl")
 HUB_OWNER = "madebyollin"
+# What the wheel carries beside code.
+BUNDLED = Path(__file__).parents[1] / "bundled"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 

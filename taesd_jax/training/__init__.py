@@ -1,0 +1,1 @@
+"""Distils and fine-tunes tiny autoencoders; needs optax."""

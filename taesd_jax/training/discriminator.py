@@ -1,0 +1,152 @@
+"""A conditional patch discriminator, and the target that it gives a decoder.
+
+After Ollin Boer Bohan's Seraena: convolutions with BatchNorm score patches of images, given their
+latents; fakes come in part from a buffer of older ones; the decoder does not get the gradient of
+the score but a target image, moved by the gradient in units of its spread, so that its strength
+does not depend on the discriminator's.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Params = dict[str, Any]
+
+_STAGES = 6
+_EPSILON = 1e-5
+
+
+class Buffer(NamedTuple):
+    """Fakes of earlier steps, and their latents; the oldest is replaced first.
+
+    Attributes:
+        images: (size, h, w, 3).
+        latents: (size, h/8, w/8, z).
+        added: How many ever were.
+    """
+
+    images: jax.Array
+    latents: jax.Array
+    added: jax.Array
+
+
+def init_discriminator(key: jax.Array, *, latent_channels: int, width: int = 64) -> Params:
+    """Draw random params."""
+    params: Params = {}
+    channels = 3 + latent_channels
+    for stage, own in enumerate(jax.random.split(key, _STAGES)):
+        first, second = jax.random.split(own)
+        scale = (2 / (9 * channels)) ** 0.5
+        params[f"stage_{stage}"] = {
+            "kernel": scale * jax.random.normal(first, (3, 3, channels, width), jnp.float32),
+            "scale": jnp.ones(width, jnp.float32),
+            "bias": jnp.zeros(width, jnp.float32),
+            "score": width**-0.5 * jax.random.normal(second, (width,), jnp.float32),
+            "score_bias": jnp.zeros((), jnp.float32),
+        }
+        channels = width
+    return params
+
+
+def score(params: Params, images: jax.Array, latents: jax.Array) -> list[jax.Array]:
+    """Score patches of images, given their latents: near 1 for fakes, near -1 for real ones.
+
+    Args:
+        params: From `init_discriminator`.
+        images: (n, h, w, 3) in [-1, 1].
+        latents: (n, h/8, w/8, z).
+
+    Returns:
+        A map (n, h', w') for each stage.
+    """
+    n, h, w, _ = images.shape
+    shape = (n, h, w, latents.shape[-1])
+    x = jnp.concatenate([images, jax.image.resize(latents, shape, "nearest")], axis=-1)
+    maps = []
+    for stage in range(_STAGES):
+        p = params[f"stage_{stage}"]
+        x = lax.conv_general_dilated(
+            x,
+            p["kernel"],
+            (2, 2) if stage in (1, 3) else (1, 1),
+            ((1, 1), (1, 1)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        mean = x.mean((0, 1, 2), keepdims=True)
+        deviation = jnp.sqrt(((x - mean) ** 2).mean((0, 1, 2), keepdims=True) + _EPSILON)
+        gain, bias = (p[name].reshape(1, 1, 1, -1) for name in ("scale", "bias"))
+        x = jax.nn.relu((x - mean) / deviation * gain + bias)
+        maps.append(x @ p["score"] + p["score_bias"])
+    return maps
+
+
+def discriminator_loss(
+    params: Params,
+    real: jax.Array,
+    fake: jax.Array,
+    real_latents: jax.Array,
+    fake_latents: jax.Array,
+) -> jax.Array:
+    """Return the mean squared distance of scores from -1 for real images and 1 for fakes."""
+    # In one batch, so that BatchNorm sees both.
+    images, latents = jnp.concatenate([real, fake]), jnp.concatenate([real_latents, fake_latents])
+    target = jnp.where(jnp.arange(len(images)) < len(real), -1.0, 1.0)
+    losses = [jnp.mean((m - target.reshape(-1, 1, 1)) ** 2) for m in score(params, images, latents)]
+    return jnp.mean(jnp.stack(losses))
+
+
+def corrected_target(
+    params: Params, real: jax.Array, fake: jax.Array, latents: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return the image that a decoder should move towards, and how far it is judged to be.
+
+    The distance is the mean squared difference of the fakes' scores from those of the real images
+    with the same latents. The target is the fake, less the distance's gradient in units of its
+    standard deviation over the batch. Neither has a gradient.
+    """
+    real, fake, both = lax.stop_gradient((real, fake, jnp.concatenate([latents, latents])))
+
+    def distance(fake: jax.Array) -> jax.Array:
+        # In one batch, as the discriminator was taught: BatchNorm would hide what all fakes lack.
+        maps = score(params, jnp.concatenate([real, fake]), both)
+        n = len(real)
+        return jnp.mean(jnp.stack([jnp.mean((m[n:] - m[:n]) ** 2) for m in maps]))
+
+    value, gradient = jax.value_and_grad(distance)(fake)
+    return fake - gradient / (jnp.std(gradient) + 1e-12), value
+
+
+def new_buffer(shape: tuple[int, int, int, int], small: int, latent_channels: int) -> Buffer:
+    """Return an empty buffer for that many images of one size, with latents of `small` sides."""
+    return Buffer(
+        jnp.zeros(shape, jnp.float32),
+        jnp.zeros((shape[0], small, small, latent_channels), jnp.float32),
+        jnp.zeros((), jnp.int32),
+    )
+
+
+def replay(
+    key: jax.Array, buffer: Buffer, fake: jax.Array, latents: jax.Array
+) -> tuple[Buffer, jax.Array, jax.Array]:
+    """Replace the first half of fakes by older ones, and keep all of the new ones.
+
+    Until there are as many old ones as are needed, only new ones are returned.
+    """
+    n, half, size = len(fake), len(fake) // 2, len(buffer.images)
+    kept = jnp.minimum(buffer.added, size)
+    chosen = jax.random.randint(key, (half,), 0, jnp.maximum(kept, 1))
+    enough = kept >= half
+    old = jnp.where(enough, buffer.images[chosen], fake[:half])
+    old_latents = jnp.where(enough, buffer.latents[chosen], latents[:half])
+    places = (buffer.added + jnp.arange(n)) % size
+    grown = Buffer(
+        buffer.images.at[places].set(fake),
+        buffer.latents.at[places].set(latents),
+        buffer.added + n,
+    )
+    mixed = jnp.concatenate([old, fake[half:]])
+    return grown, mixed, jnp.concatenate([old_latents, latents[half:]])

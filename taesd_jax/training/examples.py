@@ -1,0 +1,169 @@
+"""Batches of crops by step number, with the teacher's answers where they are kept."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import TrainingError
+from ..images import from_uint8, to_uint8
+from ..storage import write_files
+from .pictures import Crops
+from .recipe import Recipe
+from .teachers import Teacher, as_pytree, decode_with, encode_with
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+# Crops that the teacher answers at a time; always the same, so that the bits are, too.
+_BLOCK = 32
+
+
+class Answers:
+    """The first crops with a teacher's latents and, of a model, what it decodes from them.
+
+    They lie in a folder as .npy files, computed once by `fill`; a fill that was killed goes on.
+
+    Args:
+        folder: Where they are, or will be.
+        crops: The crops.
+        count: How many of them.
+        teacher: Who answers.
+        name: Of the teacher; with the crops' options it tells whether the folder is the right one.
+        decoded: Whether to keep what the teacher decodes.
+
+    Raises:
+        TrainingError: The folder has answers of other crops or of another teacher.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        crops: Crops,
+        count: int,
+        teacher: Teacher,
+        *,
+        name: str,
+        decoded: bool,
+    ):
+        self.folder, self.crops, self.count, self.teacher = folder, crops, count, teacher
+        self.decoded = decoded
+        self._facts = {
+            "pictures": [f"{p.name}:{p.stat().st_size}" for p in crops.pictures],
+            "teacher": name,
+            "count": count,
+            **{k: getattr(crops, k) for k in ("side", "seed", "shrink", "hue", "saturation")},
+        }
+        self._file, self._keep = folder / "answers.json", decoded
+        if self._file.exists():
+            found = json.loads(self._file.read_text())
+            other = sorted(k for k, v in self._facts.items() if found.get(k) != v)
+            if decoded and not found["decoded"]:
+                raise TrainingError(f"{folder} has no decoded pictures; name another folder")
+            if other:
+                raise TrainingError(
+                    f"{folder} has answers for other {', '.join(other)}; name another folder"
+                )
+            self._keep = found["decoded"]
+        self._arrays: dict[str, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> dict[str, np.ndarray]:
+        """Return one crop with its answers: "image" and "decoded" of 8 bits, "latent" float32."""
+        if self._arrays is None:
+            self._arrays = {name: np.load(self._path(name), mmap_mode="r") for name in self._names}
+        return {name: np.array(array[number]) for name, array in self._arrays.items()}
+
+    def fill(self, progress: Callable[[int, int], object] = lambda done, count: None) -> None:
+        """Compute what is missing; `progress` is told how many of how many are done."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as lock:
+            # Another training that shares the folder waits until all is there.
+            if fcntl:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            self._fill(progress)
+
+    def _fill(self, progress: Callable[[int, int], object]) -> None:
+        done = json.loads(self._file.read_text())["done"] if self._file.exists() else 0
+        answer = jax.jit(_answer, static_argnames="decoded")
+        arrays: dict[str, np.ndarray] = {}
+        while done < self.count:
+            numbers = range(done, min(done + _BLOCK, self.count))
+            images = np.stack([self.crops[i] for i in numbers])
+            padded = np.concatenate([images, images[:1].repeat(_BLOCK - len(images), axis=0)])
+            found = answer(as_pytree(self.teacher), from_uint8(padded), decoded=self._keep)
+            values = {name: np.asarray(value)[: len(images)] for name, value in found.items()}
+            if self._keep:
+                values["decoded"] = to_uint8(values["decoded"])
+            for name, value in ({"image": images} | values).items():
+                if name not in arrays:
+                    shape = (self.count, *value.shape[1:])
+                    mode = "r+" if done else "w+"
+                    kind: Any = {"mode": mode, "dtype": value.dtype, "shape": shape}
+                    arrays[name] = np.lib.format.open_memmap(self._path(name), **kind)
+                    _reserve(self._path(name))
+                arrays[name][numbers.start : numbers.stop] = value
+            done = numbers.stop
+            if done == self.count or done % (16 * _BLOCK) == 0:
+                for array in arrays.values():
+                    array.flush()  # pyright: ignore[reportAttributeAccessIssue]
+                facts = json.dumps({**self._facts, "decoded": self._keep, "done": done}, indent=1)
+                write_files({self._file: facts.encode()})
+                progress(done, self.count)
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return ("image", "latent", "decoded") if self.decoded else ("image", "latent")
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.npy"
+
+
+def batches(source: Crops | Answers, recipe: Recipe, start: int) -> Iterator[dict[str, np.ndarray]]:
+    """Yield the batches from step `start` to the last; each depends on its number alone."""
+    import grain
+
+    data = grain.MapDataset.source(cast(Any, source)).seed(recipe.seed)
+    if isinstance(source, Answers):
+        data = data.shuffle().repeat()
+    data = data.slice(slice(start * recipe.batch, recipe.steps * recipe.batch))
+    data = data.map(_to_float).batch(recipe.batch)
+    return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=16)))
+
+
+def _reserve(path: Path) -> None:
+    """Take a file's blocks now: a full disk is an error here, and a crash where it is mapped."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def _answer(teacher: Teacher, images: jax.Array, *, decoded: bool) -> dict[str, jax.Array]:
+    # One after the other: a batch's activations would not fit the caches.
+    def one(image: jax.Array) -> dict[str, jax.Array]:
+        latent = encode_with(teacher, image[None])
+        found = {"latent": latent[0]}
+        if decoded and (sample := decode_with(teacher, latent)) is not None:
+            found["decoded"] = sample[0]
+        return found
+
+    return jax.lax.map(one, jnp.asarray(images))
+
+
+def _to_float(example: np.ndarray | dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    found = example if isinstance(example, dict) else {"image": example}
+    return {
+        name: from_uint8(value) if value.dtype == np.uint8 else value
+        for name, value in found.items()
+    }

@@ -1,0 +1,124 @@
+"""What a training does, as one value; needs no jax."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ..layers import Half
+
+LATENT_LOSSES = ("mse", "mae")
+IMAGE_LOSSES = ("mse", "mae", "mse_eighth", "dssim", "amplitude")
+TEACHER_LOSSES = ("features", "latents")
+# Each with its rate and second moment's decay.
+OPTIMIZERS = {"muon": (8e-3, 0.99), "amsgrad": (3e-4, 0.9), "adamw": (3e-4, 0.99)}
+DTYPES = ("float32", "bfloat16")
+
+_SSIM_WINDOW = 11
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Describe a training.
+
+    Attributes:
+        half: "encoder", taught to give the teacher's latents, or "decoder", taught to give the
+            picture from them.
+        losses: Weight of each loss. An encoder's: "mse", "mae" of latents. A decoder's: "mse",
+            "mae", "mse_eighth", "dssim", "amplitude" of images; "latents", the squared distance of
+            latents when the teacher encodes the decoded image again; "adversarial", the squared
+            distance from a discriminator's target. Of both, "features": the distance from the
+            teacher's own features, stage by stage where the widths are equal.
+        imitate: 0 for the picture as a decoder's target, 1 for what the teacher decodes, or a mean
+            of both.
+        frozen: Stages nearest the latent that keep their params.
+        steps: Steps in all.
+        batch: Crops a step.
+        side: Of a crop, in pixels.
+        shrink: See `Crops`.
+        hue: See `augment`.
+        saturation: See `augment`.
+        crops: Number of different crops, 0 for new ones without end.
+        optimizer: "muon", Adam with steps made orthogonal (Jordan et al. 2024, "Muon"), by far the
+            fastest here; "amsgrad", Adam whose second moment never falls, as the published models
+            were trained with; or "adamw".
+        rate: Highest learning rate; it falls along a cosine to a hundredth. 0 for the optimizer's
+            own: 8e-3 of muon, 3e-4 of the others, as the published models were trained with.
+        warmup: Steps until the highest rate.
+        beta2: Decay of Adam's second moment. 0 for the optimizer's own: 0.9 of amsgrad, as the
+            published models were trained with, 0.99 of the others.
+        ema: Decay of the average of params that is measured and kept.
+        dtype: Of the computation; params, averages and losses stay float32.
+        remat: Recompute blocks in the backward pass instead of storing their activations.
+        buffer: Older fakes that the discriminator may be shown.
+        seed: Of everything random.
+
+    Raises:
+        ValueError: A loss or optimizer is unknown, or a number is outside its range.
+    """
+
+    half: Half = "decoder"
+    losses: dict[str, float] = dataclasses.field(default_factory=lambda: {"mse": 1.0})
+    imitate: float = 0.0
+    frozen: int = 0
+    steps: int = 10_000
+    batch: int = 8
+    side: int = 96
+    shrink: float = 6.0
+    hue: float = 0.05
+    saturation: float = 0.3
+    crops: int = 0
+    optimizer: str = "muon"
+    rate: float = 0.0
+    warmup: int = 100
+    beta2: float = 0.0
+    ema: float = 0.999
+    dtype: str = "float32"
+    remat: bool = False
+    buffer: int = 512
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.half not in ("encoder", "decoder"):
+            raise ValueError(f"half must be 'encoder' or 'decoder', got {self.half!r}")
+        allowed = (*LATENT_LOSSES, "features")
+        if self.half == "decoder":
+            allowed = (*IMAGE_LOSSES, *TEACHER_LOSSES, "adversarial")
+        if unknown := sorted(set(self.losses) - set(allowed)):
+            article = "an" if self.half == "encoder" else "a"
+            raise ValueError(
+                f"losses of {article} {self.half} are {', '.join(allowed)}, got "
+                f"{', '.join(unknown)}"
+            )
+        if not self.losses or not all(weight > 0 for weight in self.losses.values()):
+            raise ValueError(f"losses must have weights above 0, got {self.losses}")
+        if self.optimizer not in OPTIMIZERS:
+            names = ", ".join(OPTIMIZERS)
+            raise ValueError(f"optimizer must be one of {names}, got {self.optimizer!r}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {DTYPES}, got {self.dtype!r}")
+        least = dict.fromkeys(("steps", "batch", "side", "buffer", "shrink"), 1)
+        least |= dict.fromkeys(("frozen", "crops", "rate", "warmup", "hue", "saturation"), 0)
+        for name, number in least.items():
+            if not getattr(self, name) >= number:
+                raise ValueError(f"{name} must be {number} or more, got {getattr(self, name)}")
+        for name in ("imitate", "beta2", "ema"):
+            value, most = getattr(self, name), 1 if name == "imitate" else 0.99999
+            if not 0 <= value <= most:
+                raise ValueError(f"{name} must be from 0 to {most}, got {value}")
+        if self.half == "encoder" and self.imitate:
+            raise ValueError("imitate is of decoders: an encoder's target are the latents")
+        if "dssim" in self.losses and self.side < _SSIM_WINDOW:
+            raise ValueError(f"dssim needs a side of {_SSIM_WINDOW} at least, got {self.side}")
+        if "mse_eighth" in self.losses and self.side % 8:
+            raise ValueError(f"mse_eighth needs a side that 8 divides, got {self.side}")
+        if "adversarial" in self.losses and self.buffer < self.batch:
+            raise ValueError(f"buffer must hold a batch of {self.batch}, got {self.buffer}")
+
+        rate, beta2 = OPTIMIZERS[self.optimizer]
+        object.__setattr__(self, "rate", self.rate or rate)
+        object.__setattr__(self, "beta2", self.beta2 or beta2)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, ready for JSON."""
+        return dataclasses.asdict(self)

@@ -1,0 +1,230 @@
+"""One compiled step of training: ask the teacher, move the student towards it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ..autoencoder import AutoencoderTiny
+from ..config import AutoencoderTinyConfig
+from ..functional import Params
+from ..layers import Half, split_layers
+from .discriminator import (
+    Buffer,
+    corrected_target,
+    discriminator_loss,
+    init_discriminator,
+    new_buffer,
+    replay,
+)
+from .features import feature_distance, stage_features
+from .losses import LOSSES, mse
+from .optimizers import critic_optimizer, optimizer_of
+from .recipe import Recipe
+from .teachers import Teacher, as_pytree, decode_with, encode_with
+
+Batch = Mapping[str, jax.Array]
+Losses = dict[str, jax.Array]
+
+
+class State(NamedTuple):
+    """All that a training changes.
+
+    Attributes:
+        step: Steps done.
+        params: The trained half.
+        ema: Its average over the last steps.
+        optimizer: State of the optimizer.
+        critic: Params, optimizer's state and `Buffer` of the discriminator, or None.
+    """
+
+    step: jax.Array
+    params: Params
+    ema: Params
+    optimizer: Any
+    critic: tuple[Params, Any, Buffer] | None
+
+
+def init_state(half_params: Params, config: AutoencoderTinyConfig, recipe: Recipe) -> State:
+    """Return the state before the first step."""
+    # Copies: a step gives its state's memory back.
+    masters = jax.tree.map(lambda p: jnp.array(p, jnp.float32), half_params)
+    average = jax.tree.map(jnp.array, masters)
+    critic = None
+    if "adversarial" in recipe.losses:
+        key = jax.random.fold_in(jax.random.key(recipe.seed), 2**31)
+        judge = init_discriminator(key, latent_channels=config.latent_channels)
+        side, small = recipe.side, recipe.side // config.spatial_factor
+        buffer = new_buffer((recipe.buffer, side, side, 3), small, config.latent_channels)
+        critic = (judge, critic_optimizer().init(judge), buffer)
+    frozen = frozen_layers(config, recipe)
+    moved = {name: value for name, value in masters.items() if name not in frozen}
+    optimizer = optimizer_of(recipe).init(moved)
+    return State(jnp.zeros((), jnp.int32), masters, average, optimizer, critic)
+
+
+def make_step(
+    config: AutoencoderTinyConfig, recipe: Recipe, teacher: Teacher
+) -> Callable[[State, Batch], tuple[State, Losses]]:
+    """Return the compiled step: state and batch -> new state and losses.
+
+    The batch may be sharded over a mesh; the state then lies whole on every device. The memory of
+    the state that goes in is given back.
+
+    Args:
+        config: Of the student.
+        recipe: What to do.
+        teacher: See `Teacher`; features and imitation need a model.
+
+    Returns:
+        A function. Its batch has "image" (n, h, w, 3) in [-1, 1]; "latent" and "decoded", the
+        teacher's results, are computed where they are not in it.
+
+    Raises:
+        ValueError: The recipe asks for what the teacher or the student does not have.
+    """
+    frozen_layers(config, recipe)
+    if "features" in recipe.losses or recipe.imitate:
+        if not isinstance(teacher, AutoencoderTiny):
+            raise ValueError("features and imitation need a teacher of the family, not a function")
+        teacher.require(recipe.half)
+        if "features" in recipe.losses and not _shared(recipe.half, config, teacher.config):
+            raise ValueError("features need a stage that is as wide in student and teacher")
+    teacher = as_pytree(teacher)
+
+    def run(state: State, batch: Batch, teacher: Any) -> tuple[State, Losses]:
+        work: Any = functools.partial(_step, config=config, recipe=recipe)
+        sharding = jax.typeof(batch["image"]).sharding
+        if any(axis is not None for axis in sharding.spec):
+            # Of Explicit axes too XLA's partitioner decides how the devices share the work.
+            whole = NamedSharding(sharding.mesh, PartitionSpec())
+            work = jax.sharding.auto_axes(work, out_sharding=whole)
+        return work(state, batch, teacher)
+
+    compiled = jax.jit(run, donate_argnums=0)
+    return lambda state, batch: compiled(state, dict(batch), teacher)
+
+
+def frozen_layers(config: AutoencoderTinyConfig, recipe: Recipe) -> frozenset[str]:
+    """Name the layers that a recipe keeps as they are.
+
+    Raises:
+        ValueError: The half has no further stage.
+    """
+    near_latent, _ = split_layers(recipe.half, config, recipe.frozen)
+    return frozenset(layer.name for layer in near_latent)
+
+
+def _step(
+    state: State,
+    batch: Batch,
+    teacher: Teacher,
+    *,
+    config: AutoencoderTinyConfig,
+    recipe: Recipe,
+) -> tuple[State, Losses]:
+    batch = _ask_teacher(teacher, batch, config, recipe)
+    judge = state.critic[0] if state.critic else None
+    find = jax.value_and_grad(_loss, has_aux=True)
+    frozen = frozen_layers(config, recipe)
+    kept = {name: value for name, value in state.params.items() if name in frozen}
+    moved = {name: value for name, value in state.params.items() if name not in frozen}
+    (total, (parts, result)), gradient = find(moved, kept, batch, teacher, judge, config, recipe)
+    moved, moments = _update(optimizer_of(recipe), gradient, state.optimizer, moved)
+    params = kept | moved
+    # Short at first, so that the first random params are soon forgotten.
+    done = state.step.astype(jnp.float32)
+    decay = jnp.minimum(recipe.ema, (1 + done) / (10 + done))
+    average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.ema, params)
+    critic = state.critic
+    if critic is not None:
+        key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
+        critic, parts["discriminator"] = _judge(key, critic, batch, result)
+    return State(state.step + 1, params, average, moments, critic), {"total": total} | parts
+
+
+def _ask_teacher(
+    teacher: Teacher, batch: Batch, config: AutoencoderTinyConfig, recipe: Recipe
+) -> dict[str, jax.Array]:
+    found = dict(batch)
+    if "latent" not in found:
+        found["latent"] = encode_with(teacher, found["image"])
+    if recipe.half == "encoder":
+        found["target"] = found["latent"]
+    elif recipe.imitate:
+        decoded = found["decoded"] if "decoded" in found else decode_with(teacher, found["latent"])
+        assert decoded is not None
+        found["target"] = recipe.imitate * decoded + (1 - recipe.imitate) * found["image"]
+    else:
+        found["target"] = found["image"]
+    if "features" in recipe.losses:
+        assert isinstance(teacher, AutoencoderTiny)
+        x = found["image" if recipe.half == "encoder" else "latent"]
+        options: dict[str, Any] = {"half": recipe.half, "config": teacher.config, "remat": False}
+        _, wanted = stage_features(teacher.params[recipe.half], x, **options)
+        return found | {f"feature_{i}": feature for i, feature in enumerate(wanted)}
+    return found
+
+
+def _loss(
+    moved: Params,
+    kept: Params,
+    batch: Batch,
+    teacher: Teacher,
+    judge: Params | None,
+    config: AutoencoderTinyConfig,
+    recipe: Recipe,
+) -> tuple[jax.Array, tuple[Losses, jax.Array]]:
+    x = batch["image" if recipe.half == "encoder" else "latent"].astype(recipe.dtype)
+    options: dict[str, Any] = {"half": recipe.half, "config": config, "remat": recipe.remat}
+    result, features = stage_features(kept | moved, x, **options)
+    result, parts, total = result.astype(jnp.float32), {}, jnp.zeros((), jnp.float32)
+    for name in recipe.losses:
+        if name == "features":
+            wanted = [batch[f"feature_{i}"] for i in range(len(features))]
+            parts[name] = feature_distance(features, wanted)
+        elif name == "latents":
+            parts[name] = mse(encode_with(teacher, result), batch["latent"])
+        elif name == "adversarial":
+            assert judge is not None
+            target, apart = corrected_target(judge, batch["image"], result, batch["latent"])
+            total += recipe.losses[name] * mse(result, target)
+            parts[name] = apart
+        else:
+            parts[name] = LOSSES[name](result, batch["target"])
+        if name != "adversarial":
+            total += recipe.losses[name] * parts[name]
+    return total, (parts, result)
+
+
+def _judge(
+    key: jax.Array, critic: tuple[Params, Any, Buffer], batch: Batch, fake: jax.Array
+) -> tuple[tuple[Params, Any, Buffer], jax.Array]:
+    judge, moments, buffer = critic
+    buffer, fakes, latents = replay(key, buffer, fake, batch["latent"])
+    loss, gradient = jax.value_and_grad(discriminator_loss)(
+        judge, batch["image"], fakes, batch["latent"], latents
+    )
+    judge, moments = _update(critic_optimizer(), gradient, moments, judge)
+    return (judge, moments, buffer), loss
+
+
+def _update(
+    optimizer: optax.GradientTransformation, gradient: Params, moments: Any, params: Params
+) -> tuple[Any, Any]:
+    # optax raises a float to an integer count, which JAX's strict promotion refuses.
+    with jax.numpy_dtype_promotion("standard"):
+        updates, moments = optimizer.update(gradient, moments, params)
+        return optax.apply_updates(params, updates), moments
+
+
+def _shared(half: Half, config: AutoencoderTinyConfig, teacher: AutoencoderTinyConfig) -> bool:
+    name = f"{half}_block_out_channels"
+    pairs = zip(getattr(config, name), getattr(teacher, name), strict=False)
+    return any(own == other for own, other in pairs)

@@ -1,0 +1,67 @@
+"""Teachers: models of the family, or functions of images that give latents."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from ..autoencoder import AutoencoderTiny
+from ..functional import decode, encode
+from ..layers import HALVES
+
+# Images (n, h, w, 3) in [-1, 1] -> latents (n, h/8, w/8, z). The arrays that a function closes over
+# become constants of the compiled program, those of a `jax.tree_util.Partial` arguments.
+Teacher = AutoencoderTiny | Callable[[jax.Array], jax.Array]
+
+
+def as_pytree(teacher: Teacher) -> Any:
+    """Return a teacher that compiled functions take as an argument."""
+    is_pytree = isinstance(teacher, (AutoencoderTiny, Partial))
+    return teacher if is_pytree else Partial(teacher)
+
+
+def encode_with(teacher: Teacher, images: jax.Array) -> jax.Array:
+    """Return the teacher's latents of images, float32."""
+    if isinstance(teacher, AutoencoderTiny):
+        return encode(teacher.params, images, config=teacher.config).astype(jnp.float32)
+    return teacher(images).astype(jnp.float32)
+
+
+def decode_with(teacher: Teacher, latents: jax.Array) -> jax.Array | None:
+    """Return what a teacher with a decoder makes of latents, clipped to [-1, 1]; else None."""
+    if not isinstance(teacher, AutoencoderTiny) or "decoder" not in teacher.params:
+        return None
+    return jnp.clip(decode(teacher.params, latents, config=teacher.config), -1, 1)
+
+
+def digest(teacher: Teacher) -> str:
+    """Return what tells teachers apart: the params and config of a model, what a Partial holds.
+
+    Plain functions are told apart by name alone.
+    """
+    found = hashlib.sha256()
+    if isinstance(teacher, AutoencoderTiny):
+        found.update(repr(teacher.config.architecture).encode())
+        tree: Any = {half: teacher.params[half] for half in HALVES if half in teacher.params}
+    else:
+        function = teacher.func if isinstance(teacher, Partial) else teacher
+        name = getattr(function, "__qualname__", type(function).__name__)
+        found.update(f"{getattr(function, '__module__', '')}.{name}".encode())
+        tree = teacher if isinstance(teacher, Partial) else ()
+    return digest_of(tree, found)
+
+
+def digest_of(tree: Any, found: Any = None) -> str:
+    """Return a digest of the arrays in a pytree."""
+    found = found or hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.ascontiguousarray(leaf)
+        found.update(f"{jax.tree_util.keystr(path)}{array.shape}{array.dtype}".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()[:16]

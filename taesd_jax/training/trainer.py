@@ -1,0 +1,220 @@
+"""A whole training in a folder: checkpoints, a log, sample pictures, and the model at its end."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from .. import weights
+from ..config import AutoencoderTinyConfig
+from ..errors import TrainingError
+from ..functional import Params, init
+from ..images import write_image
+from ..layers import HALVES, Half, layers_of
+from ..sharding import replicate, shard_images
+from .evaluation import HeldOut
+from .examples import Answers, batches
+from .pictures import RECIPE_FILE, Crops
+from .recipe import Recipe
+from .records import Checkpoints, Event, Log, claim
+from .step import State, init_state, make_step
+from .teachers import Teacher, as_pytree, digest, digest_of, encode_with
+
+
+def train(
+    folder: str | os.PathLike[str],
+    pictures: Sequence[Path],
+    *,
+    student: Params,
+    config: AutoencoderTinyConfig,
+    recipe: Recipe,
+    teacher: Teacher,
+    held_out: Sequence[Path] = (),
+    held_side: int = 256,
+    answers: str | os.PathLike[str] | None = None,
+    log_every: int = 50,
+    measure_every: int = 500,
+    resume: bool = False,
+    mesh: Mesh | None = None,
+    progress: Callable[[Event], object] = lambda event: None,
+) -> Params:
+    """Train one half of a model, and write it as `folder`/model_{encoder,decoder}.safetensors.
+
+    Trainings of both halves may share a folder; `folder`/model is then the name of a whole model.
+    What `student` has of the other half is written, too, where nothing is there yet. Below
+    `folder`/{encoder,decoder} are recipe.json, log.jsonl, samples and checkpoints. A training that
+    was stopped at any moment and is resumed gives the same bits as one that was not, on a CPU.
+
+    Args:
+        folder: Of the training.
+        pictures: To take crops of.
+        student: Params to start from, with the half that is trained.
+        config: Of the student.
+        recipe: What to do.
+        teacher: A model of the family, or a function of images that gives latents.
+        held_out: Pictures to measure with.
+        held_side: Their largest square is shrunk to this side.
+        answers: Folder to keep the teacher's answers in, where `recipe.crops` limits the crops; one
+            in `folder` by default. Trainings with equal crops and teacher share it.
+        log_every: Steps between lines of the log.
+        measure_every: Steps between measurements, each with samples and a checkpoint.
+        resume: Go on with what is in the folder, if anything.
+        mesh: Divide the batches over the devices of this mesh's first axis.
+        progress: Told of each event as the log is.
+
+    Returns:
+        {half: average of params}.
+
+    Raises:
+        TrainingError: The folder has a training and resume is not asked for, or another one; sizes
+            do not fit; grain or orbax is not installed; a loss or param is not finite.
+        PictureError: No picture can be used.
+        ValueError: The recipe asks for what the teacher does not have.
+    """
+    folder, half = Path(folder).absolute(), recipe.half
+    teacher = as_pytree(teacher)
+    if mesh is not None:
+        teacher = jax.device_put(teacher, replicate(mesh))
+    _check_sizes(config, recipe, teacher, held_side, log_every, measure_every, mesh)
+    step = make_step(config, recipe, teacher)
+    crops = Crops(
+        pictures,
+        side=recipe.side,
+        seed=recipe.seed,
+        shrink=recipe.shrink,
+        hue=recipe.hue,
+        saturation=recipe.saturation,
+    )
+    crops[0]  # that none can be used is an error now, not after the preparations
+    measured = None
+    if held_out:
+        options: dict[str, Any] = {"teacher": teacher, "half": half, "config": config}
+        measured = HeldOut(held_out, side=held_side, **options)
+    facts = {
+        "recipe": recipe.to_dict(),
+        "config": config.to_dict(),
+        "teacher": digest(teacher),
+        "student": digest_of(student[half]),
+        "pictures": [f"{path.name}:{path.stat().st_size}" for path in pictures],
+        "devices": 1 if mesh is None else mesh.size,
+    }
+    source: Crops | Answers = crops
+    if recipe.crops:
+        where = Path(answers) if answers else folder / "answers"
+        options = {"name": digest(teacher), "decoded": bool(recipe.imitate)}
+        source = Answers(where, crops, recipe.crops, teacher, **options)
+    elif answers:
+        raise TrainingError("answers are kept of a number of crops: give recipe.crops, --crops")
+    claim(folder / half / RECIPE_FILE, facts, resume=resume)
+    checkpoints = Checkpoints(folder / half / "checkpoints")
+    try:
+        state, start = checkpoints.restore(init_state(student[half], config, recipe))
+        if isinstance(source, Answers):
+            source.fill(lambda done, count: progress({"answers": done, "of": count}))
+        log = Log(folder / half / "log.jsonl", start, progress)
+        place = _placement(mesh)
+        state, since, last = place(state, False), time.perf_counter(), start
+        for number, batch in enumerate(batches(source, recipe, start), start + 1):
+            state, losses = step(state, place(batch, True))
+            ends = number == recipe.steps
+            if number % log_every == 0 or ends:
+                pace = (number - last) / (time.perf_counter() - since)
+                values = {name: float(value) for name, value in losses.items()}
+                _check_finite(values["total"], state, number)
+                log.add({"step": number, **values, "steps_per_second": round(pace, 2)})
+                since, last = time.perf_counter(), number
+            if number % measure_every == 0 or ends:
+                _check_finite(float(losses["total"]), state, number)
+                if measured:
+                    log.add({"step": number, **measured.measure(state.ema)})
+                    sheet = measured.grid(state.ema)
+                    write_image(folder / half / "samples" / f"{number:07}.png", sheet)
+                # Last: what a checkpoint's steps have to show is there before the checkpoint.
+                checkpoints.save(number, state)
+                since, last = time.perf_counter(), number
+    finally:
+        checkpoints.close()
+    result = {half: jax.tree.map(np.asarray, state.ema)}
+    for other in HALVES:
+        there = (folder / f"model_{other}.safetensors").exists()
+        if other == half or (other in student and not there):
+            params = result if other == half else {other: student[other]}
+            weights.save(folder / "model", params, config, layout="original")
+    return result
+
+
+def new_student(half: Half, config: AutoencoderTinyConfig, *, seed: int) -> Params:
+    """Draw the params of one half; a decoder's pictures start at a middle grey.
+
+    Args:
+        half: The half that is to be trained, so that no untrained one is kept beside it.
+        config: Architecture.
+        seed: Of the random numbers.
+    """
+    params = init(jax.random.key(seed), config=config)[half]
+    if half == "decoder":
+        last = params[layers_of(half, config)[-1].name]
+        last["bias"] = last["bias"] + 0.5  # of [0, 1]
+    return {half: params}
+
+
+def _check_sizes(
+    config: AutoencoderTinyConfig,
+    recipe: Recipe,
+    teacher: Any,
+    held_side: int,
+    log_every: int,
+    measure_every: int,
+    mesh: Mesh | None,
+) -> None:
+    """Raise TrainingError for what would fail only after preparations."""
+    if importlib.util.find_spec("grain") is None:
+        raise TrainingError("training needs grain: pip install 'taesd-jax[train]'")
+    for name, side in (("side", recipe.side), ("held_side", held_side)):
+        if side % config.spatial_factor or side < 1:
+            raise TrainingError(f"{name} must be a multiple of {config.spatial_factor}, got {side}")
+    small = recipe.side // config.spatial_factor
+    image = jax.ShapeDtypeStruct((1, recipe.side, recipe.side, 3), jnp.float32)
+    got, wanted = (jax.eval_shape(encode_with, teacher, image).shape, (1, small, small))
+    if got != (*wanted, config.latent_channels):
+        raise TrainingError(
+            f"the teacher must give latents {(*wanted, config.latent_channels)} of images "
+            f"{image.shape}, as the student's config says, got {got}"
+        )
+    if log_every < 1 or measure_every < 1:
+        raise TrainingError(
+            f"log_every and measure_every must be 1 or more, got {log_every} and {measure_every}"
+        )
+    if mesh is not None and recipe.batch % mesh.shape[mesh.axis_names[0]]:
+        devices = mesh.shape[mesh.axis_names[0]]
+        raise TrainingError(f"batch must be a multiple of {devices} devices, got {recipe.batch}")
+
+
+def _check_finite(loss: float, state: State, number: int) -> None:
+    """Raise TrainingError rather than keep a state that nothing can be learnt from again."""
+    if not (np.isfinite(loss) and _is_finite((state.params, state.ema))):
+        raise TrainingError(
+            f"loss or params are not finite at step {number}, the loss is {loss}; try a lower rate"
+        )
+
+
+@jax.jit
+def _is_finite(tree: Any) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
+
+
+def _placement(mesh: Mesh | None) -> Callable[[Any, bool], Any]:
+    if mesh is None:
+        return lambda tree, _: jax.tree.map(jnp.asarray, tree)
+    divided = shard_images(mesh, batch=mesh.axis_names[0])
+    whole = replicate(mesh)
+    return lambda tree, batch: jax.device_put(tree, divided if batch else whole)
