@@ -13,7 +13,7 @@ from .config import VARIANTS
 
 MODEL_HELP = (
     "a safetensors file; PATH for PATH_encoder.safetensors and PATH_decoder.safetensors; a folder; "
-    "a hub id; or one of " + ", ".join(VARIANTS)
+    "a hub id; one of " + ", ".join(VARIANTS) + "; or small, which comes with this package"
 )
 
 
@@ -87,10 +87,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     text = "encode and decode pictures, and write original and result side by side"
     roundtrip = command("roundtrip", pictures.roundtrip, text)
-    roundtrip.add_argument("pictures", nargs="+", help="picture files or glob patterns")
+    text = "picture files or glob patterns (default: a photograph that comes with this package)"
+    roundtrip.add_argument("pictures", nargs="*", help=text)
     for sub in (encode, decode, roundtrip):
         sub.add_argument("-o", "--output", help="file or folder (default: beside each input)")
-        sub.add_argument("--model", default="taesd", help=f"{MODEL_HELP} (default: %(default)s)")
+        sub.add_argument("--model", default="small", help=f"{MODEL_HELP} (default: %(default)s)")
         sub.add_argument(
             "--dtype",
             choices=("float32", "bfloat16", "float16"),
@@ -116,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         "--dtype", choices=("float32", "bfloat16", "float16"), help="store in this dtype"
     )
 
-    text = "compare models on pictures: PSNR, SSIM and GMSD of each, and of the first one's latents"
+    text = "compare models on pictures: PSNR, SSIM, GMSD and sharpness of each, and of the first one's latents"
     compare = command("compare", comparison.run, text)
     compare.add_argument("models", nargs="+", help=MODEL_HELP)
     compare.add_argument("--pictures", nargs="+", required=True, help="files or glob patterns")

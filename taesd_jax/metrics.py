@@ -50,6 +50,27 @@ def gmsd(image: jax.Array, other: jax.Array) -> jax.Array:
     return jnp.mean(jnp.std(similar, axis=(1, 2)))
 
 
+def sharpness(image: jax.Array, other: jax.Array) -> jax.Array:
+    """Return how strong the finest detail of `other` is beside the image's, the mean of images.
+
+    It is 1 where both are as sharp, less where `other` is blurred, more where it is noisy: the ratio
+    of the root mean squares of their Laplacians. Squared errors forgive blur, this does not.
+
+    Raises:
+        ValueError: A side is smaller than 3.
+    """
+    if min(image.shape[1:3]) < 3:
+        raise ValueError(f"sharpness needs sides of 3 at least, got shape {image.shape}")
+    a, b = (_detail(x) for x in (image, other))
+    return jnp.mean(b / jnp.maximum(a, 1e-6))
+
+
+def _detail(x: jax.Array) -> jax.Array:
+    luma = x.clip(-1, 1) @ jnp.array(_LUMA, x.dtype)  # (n, h, w)
+    around = luma[:, :-2, 1:-1] + luma[:, 2:, 1:-1] + luma[:, 1:-1, :-2] + luma[:, 1:-1, 2:]
+    return jnp.sqrt(jnp.mean((4 * luma[:, 1:-1, 1:-1] - around) ** 2, axis=(1, 2)))
+
+
 def _gradients(x: jax.Array) -> jax.Array:
     n, h, w, _ = x.shape
     luma = (x.clip(-1, 1) + 1) * 127.5 @ jnp.array(_LUMA, x.dtype)  # (n, h, w)

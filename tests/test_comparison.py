@@ -9,7 +9,7 @@ import pytest
 
 from taesd_jax import VARIANTS, AutoencoderTiny, cli
 from taesd_jax.images import psnr, read_image, write_image
-from taesd_jax.metrics import gmsd, ssim
+from taesd_jax.metrics import gmsd, sharpness, ssim
 
 
 @pytest.fixture
@@ -35,10 +35,10 @@ def test_models_are_measured_by_their_own_latents(vae, capsys):
     for name in figures["pictures"]:
         image = read_image(name)[None]
         sample = vae.decode(vae.encode(image).latents).sample.clip(-1, 1)
-        quality = psnr(image[0], np.asarray(sample[0])), *(m(image, sample) for m in (ssim, gmsd))
-        found.append([float(number) for number in quality])
+        likeness = [metric(image, sample) for metric in (ssim, gmsd, sharpness)]
+        found.append([psnr(image[0], np.asarray(sample[0])), *map(float, likeness)])
     wanted = np.mean(found, axis=0)
-    got = [figures["rows"][0][name] for name in ("psnr", "ssim", "gmsd")]
+    got = [figures["rows"][0][name] for name in ("psnr", "ssim", "gmsd", "sharpness")]
     assert got == pytest.approx(wanted, abs=1e-3)
     assert len(out.splitlines()) == 3
     assert f"{wanted[0]:.2f}" in out

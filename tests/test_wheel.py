@@ -55,7 +55,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
     ]
     names = {line.split()[1].split(">")[0].split("=")[0].split("<")[0].rstrip(";") for line in core}
     assert names == {"jax", "flax", "numpy", "safetensors", "huggingface_hub", "pillow"}
-    assert built.stat().st_size < 1_000_000
+    # The small model is most of it.
+    assert built.stat().st_size < 4_000_000
 
 
 def test_the_wheel_works_away_from_the_checkout(built, tmp_path):

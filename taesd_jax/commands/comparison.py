@@ -16,7 +16,7 @@ from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
 from ..errors import PictureError
 from ..images import pad_image, psnr
-from ..metrics import gmsd, ssim
+from ..metrics import gmsd, sharpness, ssim
 from ..storage import write_files
 from .options import expand, load_checkpoint, read_shrunk
 
@@ -42,11 +42,11 @@ def run(args: argparse.Namespace) -> int:
         for (decoder, encoder), found in figures.items()
     ]
     wide = max(map(len, args.models))
-    print(f"{'decoder':{wide}}  {'encoder':{wide}}  PSNR, dB    SSIM     GMSD")
+    print(f"{'decoder':{wide}}  {'encoder':{wide}}  PSNR, dB    SSIM     GMSD  sharpness")
     for row in rows:
         print(
             f"{row['decoder']:{wide}}  {row['encoder']:{wide}}  {row['psnr']:8.2f}  "
-            f"{row['ssim']:6.4f}  {row['gmsd']:7.4f}"
+            f"{row['ssim']:6.4f}  {row['gmsd']:7.4f}  {row['sharpness']:9.3f}"
         )
     if args.json:
         found = {"pictures": [path.name for path in pictures], "rows": rows}
@@ -72,6 +72,7 @@ def _measure(
                 "psnr": psnr(image, np.asarray(sample[0])),
                 "ssim": float(ssim(*pair)),
                 "gmsd": float(gmsd(*pair)),
+                "sharpness": float(sharpness(*pair)),
             }
     return found
 

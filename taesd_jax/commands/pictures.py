@@ -17,6 +17,7 @@ from ..checks import check_latent
 from ..errors import PictureError
 from ..images import pad_image, psnr, read_image, write_image
 from ..latents import clipped_share, read_latent, write_latent
+from ..weights.sources import BUNDLED
 from .large import decode_large, encode_large
 from .options import expand, for_each, load_model, on_device, outputs
 
@@ -87,8 +88,9 @@ def decode(args: argparse.Namespace) -> int:
 
 def roundtrip(args: argparse.Namespace) -> int:
     """Encode and decode pictures; write original and result side by side and print the PSNR."""
-    inputs = expand(args.pictures, skip=_RESULTS)
-    results = outputs(inputs, args.output, ".roundtrip.png")
+    inputs = expand(args.pictures, skip=_RESULTS) or [BUNDLED / "sample.jpg"]
+    into = args.output if args.output or args.pictures else "."
+    results = outputs(inputs, into, ".roundtrip.png")
     with on_device(args.device):
         vae = load_model(args)
         vae.require("encoder")

@@ -15,8 +15,9 @@ DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
 CONFIG_FILE = "config.json"
 PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".pkl")
 HUB_OWNER = "madebyollin"
-# What the wheel carries beside code.
+# What the wheel carries: our own small model, heads of the published ones, and a photograph.
 BUNDLED = Path(__file__).parents[1] / "bundled"
+SMALL = "small"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -40,7 +41,8 @@ def find_files(source: str | os.PathLike[str], *, subfolder: str | None = "", **
 
     Args:
         source: A file; `PATH` for `PATH_encoder.safetensors` and `PATH_decoder.safetensors`, of
-            which one may be absent; a folder; a hub id "owner/name"; or a variant's name.
+            which one may be absent; a folder; a hub id "owner/name"; a variant's name; or "small",
+            our own model, which the wheel carries.
         subfolder: Folder inside the folder or hub repository.
         **hub: Passed to `huggingface_hub.hf_hub_download`.
 
@@ -54,7 +56,8 @@ def find_files(source: str | os.PathLike[str], *, subfolder: str | None = "", **
         is_folder, is_file = path.is_dir(), path.is_file()
     except (RuntimeError, OSError, ValueError) as error:
         raise CheckpointNotFoundError(f"no checkpoint {name!r}: {error}") from error
-    if is_folder:
+    bundled = name == SMALL and not any(path.glob("*.safetensors"))
+    if is_folder and not bundled:
         return _in_folder(path / subfolder)
     if path.suffix.lower() in PICKLES or pickles(path):
         if path.exists() or pickles(path):
@@ -72,6 +75,8 @@ def find_files(source: str | os.PathLike[str], *, subfolder: str | None = "", **
     pair = [file for half in HALVES if (file := pair_file(path, half)).is_file()]
     if pair:
         return Files(pair, None, label_of(path.name))
+    if name == SMALL:
+        return Files([BUNDLED / f"{SMALL}.safetensors"], None, "")
     if name in VARIANTS:
         return _on_hub(f"{HUB_OWNER}/{name}", subfolder, hub)
     looks_local = path.suffix == ".safetensors" or name.startswith((".", "/", "~", "\\"))
@@ -79,7 +84,8 @@ def find_files(source: str | os.PathLike[str], *, subfolder: str | None = "", **
         return _on_hub(name, subfolder, hub)
     raise CheckpointNotFoundError(
         f"no checkpoint {name!r}: expected a file, a folder, a pair {pair_file(path, 'encoder')} "
-        f"and {pair_file(path, 'decoder')}, a hub id 'owner/name', or one of {', '.join(VARIANTS)}"
+        f"and {pair_file(path, 'decoder')}, a hub id 'owner/name', or one of "
+        f"{', '.join((SMALL, *VARIANTS))}"
     )
 
 
