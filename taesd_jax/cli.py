@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         "--dtype", choices=("float32", "bfloat16", "float16"), help="store in this dtype"
     )
 
-    text = "compare models on pictures: PSNR, SSIM, GMSD and sharpness of each, and of the first one's latents"
+    text = "compare pictures of models by PSNR, SSIM, GMSD and sharpness"
     compare = command("compare", comparison.run, text)
     compare.add_argument("models", nargs="+", help=MODEL_HELP)
     compare.add_argument("--pictures", nargs="+", required=True, help="files or glob patterns")

@@ -53,8 +53,8 @@ def gmsd(image: jax.Array, other: jax.Array) -> jax.Array:
 def sharpness(image: jax.Array, other: jax.Array) -> jax.Array:
     """Return how strong the finest detail of `other` is beside the image's, the mean of images.
 
-    It is 1 where both are as sharp, less where `other` is blurred, more where it is noisy: the ratio
-    of the root mean squares of their Laplacians. Squared errors forgive blur, this does not.
+    It is 1 where both are as sharp, less where `other` is blurred, more where it is noisy: the
+    ratio of the root mean squares of their Laplacians. Squared errors forgive blur, this does not.
 
     Raises:
         ValueError: A side is smaller than 3.

@@ -91,4 +91,3 @@ def test_its_latent_files_are_taesds(working_folder, published, photos, capsys):
     options = ["--model", str(published / "taesd"), "-o", "theirs.png"]
     assert cli.main(["decode", "photo.npz", *options]) == 0
     assert psnr(read_image("photo.png"), read_image("theirs.png")) > 20
-
