@@ -1,9 +1,14 @@
 """Strict settings for every test, and the published weights where they are at hand."""
 
 import os
+import tempfile
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Modules, processes and the commands that they start share what they compile.
+PROGRAMS = tempfile.TemporaryDirectory(prefix="taesd-jax-programs-")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", PROGRAMS.name)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
