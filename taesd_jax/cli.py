@@ -121,8 +121,8 @@ def _parser() -> argparse.ArgumentParser:
     compare = command("compare", comparison.run, text)
     compare.add_argument("models", nargs="+", help=MODEL_HELP)
     compare.add_argument("--pictures", nargs="+", required=True, help="files or glob patterns")
-    text = "shrink to (default: %(default)s)"
-    compare.add_argument("--side", type=_positive, default=640, help=text)
+    longest = "longest side in pixels; larger pictures are shrunk to it (default: %(default)s)"
+    compare.add_argument("--side", type=_positive, default=640, help=longest)
     compare.add_argument("--json", metavar="FILE", help="write the figures as JSON too")
 
     text = "fit heads for small pictures, see decode --scale"
@@ -131,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--held-out", nargs="+", default=[], help="photographs to measure with")
     fit.add_argument("--model", default="taesd", help=f"{MODEL_HELP} (default: %(default)s)")
     fit.add_argument("--name", help="of its entry (default: the variant)")
-    fit.add_argument("--side", type=_positive, default=640, help="shrink to (default: %(default)s)")
+    fit.add_argument("--side", type=_positive, default=640, help=longest)
     fit.add_argument("-o", "--output", required=True, help="file; entries of other names stay")
 
     text = "teach a tiny encoder or decoder what a larger model does, or fine-tune one"

@@ -1,13 +1,14 @@
 """Strict settings for every test, and the published weights where they are at hand."""
 
+import atexit
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Modules, processes and the commands that they start share what they compile.
-PROGRAMS = tempfile.TemporaryDirectory(prefix="taesd-jax-programs-")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", PROGRAMS.name)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="taesd-jax-programs-")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -15,6 +16,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import jax
 import pytest
 
+atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -48,6 +50,17 @@ def photos():
         "china": from_uint8(china),
         "flower": from_uint8(flower),
     }
+
+
+@pytest.fixture(scope="session")
+def photographs(photos, tmp_path_factory):
+    """Return a folder of three of the photographs as PNG files."""
+    from taesd_jax.images import write_image
+
+    folder = tmp_path_factory.mktemp("photographs")
+    for name in ("astronaut", "coffee", "cat"):
+        write_image(folder / f"{name}.png", photos[name])
+    return folder
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -38,16 +38,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    from skimage import data
-
-    folder = tmp_path_factory.mktemp("photographs")
-    for name in ("astronaut", "coffee", "cat"):
-        write_image(folder / f"{name}.png", from_uint8(getattr(data, name)()))
-    return folder
-
-
-@pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     """Return the path of a small random model."""
     path = tmp_path_factory.mktemp("teacher") / "teacher"

@@ -8,7 +8,7 @@ from jax.tree_util import Partial
 
 from taesd_jax import AutoencoderTiny, AutoencoderTinyConfig, decode, encode, init, metrics
 from taesd_jax.errors import PictureError
-from taesd_jax.images import from_uint8, write_image
+from taesd_jax.images import write_image
 from taesd_jax.layers import split_layers
 from taesd_jax.sharding import replicate, shard_images
 from taesd_jax.training import discriminator, losses
@@ -40,16 +40,6 @@ def pair():
 
 def model(seed=0, config=SMALL):
     return AutoencoderTiny(init(jax.random.key(seed), config=config), config)
-
-
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    from skimage import data
-
-    folder = tmp_path_factory.mktemp("photographs")
-    for name in ("astronaut", "coffee", "cat"):
-        write_image(folder / f"{name}.png", from_uint8(getattr(data, name)()))
-    return folder
 
 
 @pytest.mark.parametrize("name", list(losses.LOSSES))

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,14 +17,17 @@ from ..errors import PictureError
 from ..images import pad_image, psnr
 from ..metrics import gmsd, sharpness, ssim
 from ..storage import write_files
-from .options import expand, load_checkpoint, read_shrunk
+from .options import expand, load_vae, read_shrunk
 
 Figures = dict[str, list[float]]
 
 
 def run(args: argparse.Namespace) -> int:
     """Compare what models make of pictures: each alone, and from the first one's latents."""
-    models = {name: _load(name) for name in args.models}
+    models = {name: load_vae(name) for name in args.models}
+    for vae in models.values():
+        vae.require("encoder")
+        vae.require("decoder")
     pictures = expand(args.pictures)
     factor = max(vae.config.spatial_factor for vae in models.values())
     figures: dict[tuple[str, str], Figures] = {}
@@ -80,11 +82,3 @@ def _measure(
 def _same_latents(config: AutoencoderTinyConfig, other: AutoencoderTinyConfig) -> bool:
     names = ("latent_channels", "spatial_factor", "raw_latent_scale", "raw_latent_shift")
     return all(getattr(config, name) == getattr(other, name) for name in names)
-
-
-def _load(name: str) -> AutoencoderTiny:
-    params, config, _ = load_checkpoint(name)
-    vae = AutoencoderTiny(jax.tree.map(jnp.asarray, params), config)
-    vae.require("encoder")
-    vae.require("decoder")
-    return vae

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,9 +56,14 @@ def load_checkpoint(source: str) -> weights.Checkpoint:
 
 def load_model(args: argparse.Namespace) -> AutoencoderTiny:
     """Load `args.model` to compute in `args.dtype`."""
-    params, config, _ = load_checkpoint(args.model)
-    params = weights.add_heads(params, getattr(args, "heads", None))
-    return AutoencoderTiny(jax.tree.map(jnp.asarray, params), config, dtype=args.dtype)
+    return load_vae(args.model, heads=getattr(args, "heads", None), dtype=args.dtype)
+
+
+def load_vae(source: str, *, heads: str | None = None, **options: Any) -> AutoencoderTiny:
+    """Load a model to run: `options` are `AutoencoderTiny`'s."""
+    params, config, _ = load_checkpoint(source)
+    params = weights.add_heads(params, heads)
+    return AutoencoderTiny(jax.tree.map(jnp.asarray, params), config, **options)
 
 
 @contextlib.contextmanager

@@ -9,14 +9,12 @@ import sys
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
 from ..errors import PictureError, TrainingError
 from ..training.pictures import list_pictures
 from ..training.recipe import DTYPES, OPTIMIZERS, Recipe
-from .options import load_checkpoint
+from .options import load_vae
 
 _HELP = {
     "imitate": "0: the target is the picture; 1: what the teacher decodes; between: a mean",
@@ -25,9 +23,9 @@ _HELP = {
     "batch": "crops a step",
     "side": "side of a crop in pixels",
     "shrink": "a crop is made of up to this many times its side",
-    "hue": "random turns of the colours, in turns",
-    "saturation": "random changes of the colours' strength",
-    "crops": "number of different crops, whose answers are computed once; 0 for no end of new ones",
+    "hue": "most that a crop's colours are turned, 1 for the whole colour circle",
+    "saturation": "most that a crop's colours are made stronger or weaker, 1 for double or half",
+    "crops": "ask the teacher once for each of this many crops; 0: new crops at each step",
     "rate": "highest learning rate; 0 for the optimizer's own",
     "warmup": "steps until the highest rate",
     "beta2": "decay of the second moment; 0 for the optimizer's own",
@@ -52,7 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser, model_help: str) -> None:
         "--blocks", type=int, nargs="+", metavar="N", help="in a new student's stages, latent first"
     )
     add("--held-out", nargs="+", default=[], help="pictures to measure with, never trained on")
-    add("--held-side", type=int, default=256, help="they are shrunk to (default: %(default)s)")
+    add(
+        "--held-side",
+        type=int,
+        default=256,
+        help="side in pixels that their largest square is shrunk to (default: %(default)s)",
+    )
     add("--answers", metavar="FOLDER", help="where the teacher's answers to --crops are kept")
     add("--resume", action="store_true", help="go on with the training in the folder")
     add(
@@ -95,12 +98,12 @@ def run(args: argparse.Namespace) -> int:
     pictures = [path for path in list_pictures(args.pictures) if path.resolve() not in away]
     if not pictures:
         raise PictureError("every picture is held out; name others to train on")
-    teacher = _load(args.teacher or args.init or "taesd")
+    teacher = load_vae(args.teacher or args.init or "taesd")
     teacher.require("encoder")
     if args.init:
         if args.widths or args.blocks:
             raise TrainingError("--widths and --blocks are of new students, --init has its own")
-        student = _load(args.init)
+        student = load_vae(args.init)
         student.require(recipe.half)
         params, config = student.params, student.config
     else:
@@ -158,11 +161,6 @@ def _losses(words: list[str]) -> dict[str, float]:
         except ValueError as error:
             raise TrainingError(f"losses are given as NAME=WEIGHT, got {word!r}") from error
     return found
-
-
-def _load(source: str) -> AutoencoderTiny:
-    params, config, _ = load_checkpoint(source)
-    return AutoencoderTiny(jax.tree.map(jnp.asarray, params), config)
 
 
 def _student_config(

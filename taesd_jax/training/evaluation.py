@@ -15,11 +15,12 @@ from jax import lax
 from ..config import AutoencoderTinyConfig
 from ..errors import PictureError
 from ..functional import Params, decode, encode
-from ..images import from_uint8, psnr, read_pixels
+from ..images import psnr, read_pixels
 from ..layers import Half
+from .pictures import shrink_square
 from .teachers import Teacher, as_pytree, decode_with, encode_with
 
-# Pictures in the sample grid.
+# Pictures on a sheet.
 _SHOWN = 6
 
 
@@ -53,11 +54,12 @@ class HeldOut:
         self.latents, self.reference = _ask(self._teacher, self.images)
         self._run = jax.jit(self._results)
 
-    def measure(self, half_params: Params) -> dict[str, float]:
-        """Return the mean PSNR in dB of the student's pictures and of the teacher's own.
+    def measure(self, half_params: Params) -> tuple[dict[str, float], np.ndarray]:
+        """Return the mean PSNR in dB of the student's pictures and the teacher's, and a sheet.
 
         An encoder's pictures are what the teacher decodes from its latents; the mean squared error
-        of the latents stands beside, alone where the teacher has no decoder.
+        of the latents stands beside, alone where the teacher has no decoder. The sheet (h, w, 3)
+        shows in rows some originals, the teacher's pictures and the student's.
         """
         latents, samples = self._run(half_params, self._teacher)
         found = {}
@@ -67,13 +69,9 @@ class HeldOut:
             found["psnr"] = self._psnr(samples)
         if self.reference is not None:
             found["teacher_psnr"] = self._psnr(self.reference)
-        return found
-
-    def grid(self, half_params: Params) -> np.ndarray:
-        """Return a picture (h, w, 3): in rows some originals, the teacher's, and the student's."""
-        rows = [self.images, self.reference, self._run(half_params, self._teacher)[1]]
+        rows = (self.images, self.reference, samples)
         shown = [np.asarray(row[:_SHOWN]) for row in rows if row is not None]
-        return np.concatenate([np.concatenate(list(row), axis=1) for row in shown])
+        return found, np.concatenate([np.concatenate(list(row), axis=1) for row in shown])
 
     def _results(self, half_params: Params, teacher: Any) -> tuple[jax.Array, jax.Array | None]:
         params, config = {self.half: half_params}, self.config
@@ -112,13 +110,10 @@ def _squares(pictures: Sequence[Path], side: int) -> jax.Array:
 
 
 def _square(path: Path, side: int) -> np.ndarray:
-    from PIL import Image
-
     pixels = read_pixels(path)
     h, w, _ = pixels.shape
     edge = min(h, w)
     if edge < side:
         raise PictureError(f"{path}: {w}x{h} is too small, held-out pictures need {side} pixels")
     top, left = (h - edge) // 2, (w - edge) // 2
-    square = Image.fromarray(pixels[top : top + edge, left : left + edge])
-    return from_uint8(np.asarray(square.resize((side, side), Image.Resampling.LANCZOS)))
+    return shrink_square(pixels[top : top + edge, left : left + edge], side)

@@ -42,7 +42,8 @@ class Answers:
         decoded: Whether to keep what the teacher decodes.
 
     Raises:
-        TrainingError: The folder has answers of other crops or of another teacher.
+        TrainingError: The folder has answers of other crops or of another teacher, or lacks decoded
+            pictures.
     """
 
     def __init__(
@@ -68,7 +69,10 @@ class Answers:
             found = json.loads(self._file.read_text())
             other = sorted(k for k, v in self._facts.items() if found.get(k) != v)
             if decoded and not found["decoded"]:
-                raise TrainingError(f"{folder} has no decoded pictures; name another folder")
+                raise TrainingError(
+                    f"{folder} lacks what the teacher decodes, which imitation needs; name another "
+                    f"folder"
+                )
             if other:
                 raise TrainingError(
                     f"{folder} has answers for other {', '.join(other)}; name another folder"

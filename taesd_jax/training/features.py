@@ -44,8 +44,7 @@ def feature_distance(features: list[jax.Array], wanted: list[jax.Array]) -> jax.
     """Return the mean squared error of features, each stage's in units of its variance.
 
     The channels of a stage are not weighed apart: what varies little matters little to the picture.
-    Stages of other widths in the two models are left out; one at least must be as
-    wide in both.
+    Stages of other widths in the two models are left out; one at least must be as wide in both.
     """
     parts = []
     for a, b in zip(features, wanted, strict=True):

@@ -77,14 +77,10 @@ class Crops:
         raise PictureError(f"none of the {len(self.pictures)} pictures can be used")
 
     def _cut(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        from PIL import Image
-
         h, w, _ = pixels.shape
         size = min(round(self.side * self.shrink ** rng.uniform()), h, w)
         top, left = (int(rng.integers(edge - size + 1)) for edge in (h, w))
-        crop = Image.fromarray(pixels[top : top + size, left : left + size])
-        crop = crop.resize((self.side, self.side), Image.Resampling.LANCZOS)
-        return from_uint8(np.asarray(crop))
+        return shrink_square(pixels[top : top + size, left : left + size], self.side)
 
     def _read(self, path: Path) -> np.ndarray | None:
         with self._lock:
@@ -109,6 +105,14 @@ class Crops:
             while len(self._kept) > 1 and sum(p.nbytes for p in self._kept.values()) > self.memory:
                 self._kept.popitem(last=False)
         return pixels
+
+
+def shrink_square(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Shrink an 8-bit square (h, h, 3) to an image (side, side, 3) in [-1, 1]."""
+    from PIL import Image
+
+    square = Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS)
+    return from_uint8(np.asarray(square))
 
 
 def list_pictures(sources: Iterable[str | os.PathLike[str]]) -> list[Path]:

@@ -85,6 +85,7 @@ def train(
     if mesh is not None:
         teacher = jax.device_put(teacher, replicate(mesh))
     _check_sizes(config, recipe, teacher, held_side, log_every, measure_every, mesh)
+    taught_by = digest(teacher)
     step = make_step(config, recipe, teacher)
     crops = Crops(
         pictures,
@@ -102,7 +103,7 @@ def train(
     facts = {
         "recipe": recipe.to_dict(),
         "config": config.to_dict(),
-        "teacher": digest(teacher),
+        "teacher": taught_by,
         "student": digest_of(student[half]),
         "pictures": [f"{path.name}:{path.stat().st_size}" for path in pictures],
         "devices": 1 if mesh is None else mesh.size,
@@ -110,7 +111,7 @@ def train(
     source: Crops | Answers = crops
     if recipe.crops:
         where = Path(answers) if answers else folder / "answers"
-        options = {"name": digest(teacher), "decoded": bool(recipe.imitate)}
+        options = {"name": taught_by, "decoded": bool(recipe.imitate)}
         source = Answers(where, crops, recipe.crops, teacher, **options)
     elif answers:
         raise TrainingError("answers are kept of a number of crops: give recipe.crops, --crops")
@@ -135,8 +136,8 @@ def train(
             if number % measure_every == 0 or ends:
                 _check_finite(float(losses["total"]), state, number)
                 if measured:
-                    log.add({"step": number, **measured.measure(state.ema)})
-                    sheet = measured.grid(state.ema)
+                    figures, sheet = measured.measure(state.ema)
+                    log.add({"step": number, **figures})
                     write_image(folder / half / "samples" / f"{number:07}.png", sheet)
                 # Last: what a checkpoint's steps have to show is there before the checkpoint.
                 checkpoints.save(number, state)
