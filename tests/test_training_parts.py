@@ -102,25 +102,20 @@ def test_pixel_losses_by_numpy(pair):
     small = [x.reshape(2, 4, 8, 5, 8, 3).mean((2, 4)) for x in pair]
     want = ((small[0] - small[1]) ** 2).mean()
     assert losses.mse_eighth(image, target) == pytest.approx(want, rel=1e-4)
+    want = np.abs(np.diff([abs(np.fft.rfft2(x, axes=(1, 2), norm="ortho")) for x in pair], axis=0))
+    assert losses.amplitude(image, target) == pytest.approx(want.mean(), rel=1e-4)
 
 
-def test_amplitudes_by_scipy(pair):
-    from scipy.fft import rfft2
-    from scipy.signal.windows import hann
+def test_detail_and_texture_by_scipy(pair):
+    from scipy.ndimage import correlate, gaussian_filter
 
-    window = hann(33)[1::2]
-    window = np.outer(window, window)[..., None] * 8 / 3
-    across, down = np.meshgrid(np.arange(9), [*range(8), *range(-8, 0)])
-    cycles = np.hypot(across, down)[..., None]
-    distances = []
-    # Two grids of windows in (32, 40), the second half a window further.
-    corners = [(y, x) for y in (0, 16) for x in (0, 16)] + [(8, 8), (8, 24)]
-    for image, target in zip(*pair, strict=True):
-        for y, x in corners:
-            pieces = [window * p[y : y + 16, x : x + 16] for p in (image, target)]
-            a, b = (cycles * abs(rfft2(p, axes=(0, 1), norm="ortho")) for p in pieces)
-            distances.append(np.mean((a - b) ** 2))
-    assert losses.amplitude(*pair) == pytest.approx(np.mean(distances), rel=1e-3)
+    kernel = np.array([[0, -1, 0], [-1, 4, -1], [0, -1, 0]], "f4")[None, :, :, None]
+    a, b = (correlate(x, kernel)[:, 1:-1, 1:-1] for x in pair)
+    assert losses.detail(*pair) == pytest.approx(np.abs(a - b).mean(), rel=1e-4)
+    # Three standard deviations' radius is cut to 3 pixels: 7 in all.
+    blur = [gaussian_filter(x**2, 1.5, axes=(1, 2), radius=3)[:, 3:-3, 3:-3] for x in (a, b)]
+    one, other = (np.sqrt(x + 1e-4) for x in blur)
+    assert losses.texture(*pair) == pytest.approx(((one - other) ** 2).mean(), rel=1e-4)
 
 
 def test_losses_say_which_sides_they_need():
@@ -131,8 +126,10 @@ def test_losses_say_which_sides_they_need():
         metrics.gmsd(x[:, :5], x[:, :5])
     with pytest.raises(ValueError, match=r"sides that 8 divides, got shape \(1, 10, 16, 3\)"):
         losses.mse_eighth(x, x)
-    with pytest.raises(ValueError, match="amplitude needs sides of 16 at least"):
-        losses.amplitude(x, x)
+    with pytest.raises(ValueError, match="texture needs sides of 9 at least"):
+        losses.texture(x[:, :8], x[:, :8])
+    with pytest.raises(ValueError, match="detail needs sides of 3 at least"):
+        losses.detail(x[:, :2], x[:, :2])
 
 
 def test_augmentation_keeps_grey_and_luma():

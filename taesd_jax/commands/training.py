@@ -63,8 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser, model_help: str) -> None:
         nargs="+",
         metavar="NAME=WEIGHT",
         default=["mse=1"],
-        help="mse, mae; of decoders also mse_eighth, dssim, amplitude, latents, adversarial; of "
-        "both, features (default: mse=1)",
+        help="mse, mae; of decoders also mse_eighth, dssim, amplitude, detail, texture, latents, "
+        "adversarial; of both, features (default: mse=1)",
     )
     add("--optimizer", choices=tuple(OPTIMIZERS), default="muon", help="default: %(default)s")
     add("--dtype", choices=DTYPES, default="float32", help="of the computation")

@@ -10,8 +10,6 @@ import numpy as np
 
 from ..metrics import ssim
 
-_WINDOW = 16
-
 
 def mse(image: jax.Array, target: jax.Array) -> jax.Array:
     """Return the mean squared error."""
@@ -42,16 +40,34 @@ def dssim(image: jax.Array, target: jax.Array) -> jax.Array:
 
 
 def amplitude(image: jax.Array, target: jax.Array) -> jax.Array:
-    """Return the mean squared difference of the amplitudes of frequencies in windows of 16 pixels.
+    """Return the mean absolute difference of the amplitudes of their frequencies.
 
-    It asks for texture of the right strength, whatever its phase. Each amplitude is weighted by its
-    frequency, in cycles a window: those of photographs fall as 1/f (Field 1987, "Relations between
-    the statistics of natural images and the response properties of cortical cells").
+    It asks for texture of the right strength, wherever that lies.
+    """
+    a, b = (_magnitude(jnp.fft.rfft2(x, axes=(1, 2), norm="ortho")) for x in (image, target))
+    return jnp.mean(jnp.abs(a - b))
+
+
+def detail(image: jax.Array, target: jax.Array) -> jax.Array:
+    """Return the mean absolute Laplacian of the difference, which weighs fine detail most.
 
     Raises:
-        ValueError: A side is smaller than 16.
+        ValueError: A side is smaller than 3.
     """
-    return jnp.mean((_spectra(image) - _spectra(target)) ** 2)
+    return jnp.mean(jnp.abs(_laplacian(image - target, "detail", 3)))
+
+
+def texture(image: jax.Array, target: jax.Array) -> jax.Array:
+    """Return the mean squared difference of how strong fine detail is around each pixel.
+
+    The strength is the root mean square of the Laplacian in a Gaussian window of 7 pixels: what is
+    blurred has a loss, and what lies elsewhere in the window has none.
+
+    Raises:
+        ValueError: A side is smaller than 9.
+    """
+    a, b = (_strength(_laplacian(x, "texture", 9)) for x in (image, target))
+    return jnp.mean((a - b) ** 2)
 
 
 LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
@@ -60,29 +76,14 @@ LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "mse_eighth": mse_eighth,
     "dssim": dssim,
     "amplitude": amplitude,
+    "detail": detail,
+    "texture": texture,
 }
 
 
-def _spectra(x: jax.Array) -> jax.Array:
-    """Return weighted amplitudes in two grids of Hann windows, the second half a window further."""
-    n, h, w, c = x.shape
-    size, half = _WINDOW, _WINDOW // 2
-    if min(h, w) < size:
-        raise ValueError(f"amplitude needs sides of {size} at least, got shape {x.shape}")
-    hann = np.sin(np.pi * (np.arange(size) + 0.5) / size) ** 2
-    hann *= (8 / 3) ** 0.5  # a mean square of 1
-    window = jnp.asarray(np.outer(hann, hann).reshape(1, size, 1, size, 1), x.dtype)
-    frequency = size * np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size))
-    weight = jnp.asarray(frequency.reshape(1, size, 1, -1, 1), x.dtype)
-    found = []
-    for start in (0, half):
-        rows, columns = (h - start) // size, (w - start) // size
-        y = x[:, start : start + rows * size, start : start + columns * size]
-        y = y.reshape(n * rows, size, columns, size, c) * window
-        f = jnp.fft.rfft2(y, axes=(1, 3), norm="ortho")
-        # The gradient of a plain absolute value is NaN at 0.
-        found.append((weight * jnp.sqrt(f.real**2 + f.imag**2 + 1e-6)).reshape(-1))
-    return jnp.concatenate(found)
+def _magnitude(x: jax.Array) -> jax.Array:
+    # The gradient of a plain absolute value is NaN at 0.
+    return jnp.sqrt(x.real**2 + x.imag**2 + 1e-12)
 
 
 def _shrink(x: jax.Array) -> jax.Array:
@@ -90,3 +91,21 @@ def _shrink(x: jax.Array) -> jax.Array:
     if h % 8 or w % 8:
         raise ValueError(f"mse_eighth needs sides that 8 divides, got shape {x.shape}")
     return x.reshape(n, h // 8, 8, w // 8, 8, c).mean((2, 4))
+
+
+def _laplacian(x: jax.Array, name: str, least: int) -> jax.Array:
+    if min(x.shape[1:3]) < least:
+        raise ValueError(f"{name} needs sides of {least} at least, got shape {x.shape}")
+    around = x[:, :-2, 1:-1] + x[:, 2:, 1:-1] + x[:, 1:-1, :-2] + x[:, 1:-1, 2:]
+    return 4 * x[:, 1:-1, 1:-1] - around
+
+
+def _strength(laplacian: jax.Array) -> jax.Array:
+    offsets = np.arange(7)
+    weights = np.exp(-0.5 * ((offsets - 3) / 1.5) ** 2)
+    weights = (weights / weights.sum()).astype(np.float32)
+    x = laplacian**2
+    h, w = x.shape[1] - 6, x.shape[2] - 6
+    x = sum(weights[i] * x[:, i : i + h] for i in offsets)
+    x = sum(weights[i] * x[:, :, i : i + w] for i in offsets)
+    return jnp.sqrt(x + 1e-4)  # the gradient at 0 stays finite
