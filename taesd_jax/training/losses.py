@@ -106,6 +106,6 @@ def _strength(laplacian: jax.Array) -> jax.Array:
     weights = (weights / weights.sum()).astype(np.float32)
     x = laplacian**2
     h, w = x.shape[1] - 6, x.shape[2] - 6
-    x = sum(weights[i] * x[:, i : i + h] for i in offsets)
-    x = sum(weights[i] * x[:, :, i : i + w] for i in offsets)
+    x = jnp.stack([weights[i] * x[:, i : i + h] for i in offsets]).sum(0)
+    x = jnp.stack([weights[i] * x[:, :, i : i + w] for i in offsets]).sum(0)
     return jnp.sqrt(x + 1e-4)  # the gradient at 0 stays finite
