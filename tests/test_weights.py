@@ -436,7 +436,7 @@ class TestBrokenFiles:
         message = "no checkpoint '.*nothing.safetensors': expected a file, a folder, a pair"
         self.refuse(tmp_path / "nothing.safetensors", message, CheckpointNotFoundError)
         self.refuse("./nothing", "no checkpoint './nothing'", FileNotFoundError)
-        self.refuse("nothing", "or one of taesd, taesdxl", CheckpointNotFoundError)
+        self.refuse("nothing", "or one of small, taesd, taesdxl", CheckpointNotFoundError)
         self.refuse("x" * 5000, "no checkpoint 'xxx", CheckpointNotFoundError)
         self.refuse("~nosuchuser/x", "no checkpoint '~nosuchuser", CheckpointNotFoundError)
 
