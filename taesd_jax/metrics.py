@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -25,10 +27,11 @@ def ssim(image: jax.Array, other: jax.Array) -> jax.Array:
         raise ValueError(f"ssim needs sides of {_WINDOW} at least, got shape {image.shape}")
     image, other = (image + 1) / 2, (other + 1) / 2  # its means are of positive light
     c1, c2 = _K1**2, _K2**2
-    a, b = _blur(image), _blur(other)
-    aa = _blur(image * image) - a * a
-    bb = _blur(other * other) - b * b
-    ab = _blur(image * other) - a * b
+    smooth = functools.partial(blur, window=_WINDOW)
+    a, b = smooth(image), smooth(other)
+    aa = smooth(image * image) - a * a
+    bb = smooth(other * other) - b * b
+    ab = smooth(image * other) - a * b
     similar = (2 * a * b + c1) * (2 * ab + c2) / ((a * a + b * b + c1) * (aa + bb + c2))
     return jnp.mean(similar)
 
@@ -65,10 +68,28 @@ def sharpness(image: jax.Array, other: jax.Array) -> jax.Array:
     return jnp.mean(b / jnp.maximum(a, 1e-6))
 
 
+def laplacian(x: jax.Array) -> jax.Array:
+    """Return 4 times each pixel less its four neighbours: (n, h, w, ...) -> (n, h - 2, w - 2, ...)."""
+    around = x[:, :-2, 1:-1] + x[:, 2:, 1:-1] + x[:, 1:-1, :-2] + x[:, 1:-1, 2:]
+    return 4 * x[:, 1:-1, 1:-1] - around
+
+
+def blur(x: jax.Array, *, window: int) -> jax.Array:
+    """Return means in a Gaussian of 1.5 pixels' deviation: each side has window - 1 pixels less."""
+    place = jnp.arange(window, dtype=x.dtype) - window // 2
+    taps = jnp.exp(-(place**2) / (2 * _SIGMA**2))
+    taps = taps / taps.sum()
+    for axis in (1, 2):
+        # Shifted sums: a convolution with a channel each is slow on a CPU.
+        size = x.shape[axis] - window + 1
+        parts = (lax.slice_in_dim(x, i, i + size, axis=axis) for i in range(window))
+        x = sum((taps[i] * part for i, part in enumerate(parts)), jnp.zeros((), x.dtype))
+    return x
+
+
 def _detail(x: jax.Array) -> jax.Array:
     luma = x.clip(-1, 1) @ jnp.array(_LUMA, x.dtype)  # (n, h, w)
-    around = luma[:, :-2, 1:-1] + luma[:, 2:, 1:-1] + luma[:, 1:-1, :-2] + luma[:, 1:-1, 2:]
-    return jnp.sqrt(jnp.mean((4 * luma[:, 1:-1, 1:-1] - around) ** 2, axis=(1, 2)))
+    return jnp.sqrt(jnp.mean(laplacian(luma) ** 2, axis=(1, 2)))
 
 
 def _gradients(x: jax.Array) -> jax.Array:
@@ -82,15 +103,3 @@ def _gradients(x: jax.Array) -> jax.Array:
     across = across[:, :-2] + across[:, 1:-1] + across[:, 2:]
     down = down[:, :, :-2] + down[:, :, 1:-1] + down[:, :, 2:]
     return jnp.sqrt(across**2 + down**2)
-
-
-def _blur(x: jax.Array) -> jax.Array:
-    place = jnp.arange(_WINDOW, dtype=x.dtype) - _WINDOW // 2
-    taps = jnp.exp(-(place**2) / (2 * _SIGMA**2))
-    taps = taps / taps.sum()
-    for axis in (1, 2):
-        # Shifted sums: a convolution with a channel each is slow on a CPU.
-        size = x.shape[axis] - _WINDOW + 1
-        parts = (lax.slice_in_dim(x, i, i + size, axis=axis) for i in range(_WINDOW))
-        x = sum((taps[i] * part for i, part in enumerate(parts)), jnp.zeros((), x.dtype))
-    return x

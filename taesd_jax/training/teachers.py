@@ -40,7 +40,7 @@ def decode_with(teacher: Teacher, latents: jax.Array) -> jax.Array | None:
     return jnp.clip(decode(teacher.params, latents, config=teacher.config), -1, 1)
 
 
-def digest(teacher: Teacher) -> str:
+def teacher_digest(teacher: Teacher) -> str:
     """Return what tells teachers apart: the params and config of a model, what a Partial holds.
 
     Plain functions are told apart by name alone.

@@ -27,7 +27,7 @@ from .pictures import RECIPE_FILE, Crops
 from .recipe import Recipe
 from .records import Checkpoints, Event, Log, claim
 from .step import State, init_state, make_step
-from .teachers import Teacher, as_pytree, digest, digest_of, encode_with
+from .teachers import Teacher, as_pytree, digest_of, encode_with, teacher_digest
 
 
 def train(
@@ -85,7 +85,7 @@ def train(
     if mesh is not None:
         teacher = jax.device_put(teacher, replicate(mesh))
     _check_sizes(config, recipe, teacher, held_side, log_every, measure_every, mesh)
-    taught_by = digest(teacher)
+    taught_by = teacher_digest(teacher)
     step = make_step(config, recipe, teacher)
     crops = Crops(
         pictures,
