@@ -69,7 +69,7 @@ def sharpness(image: jax.Array, other: jax.Array) -> jax.Array:
 
 
 def laplacian(x: jax.Array) -> jax.Array:
-    """Return 4 times each pixel less its four neighbours: (n, h, w, ...) -> (n, h - 2, w - 2, ...)."""
+    """Return 4 times each pixel less its four neighbours, (n, h, w, ...) without its border."""
     around = x[:, :-2, 1:-1] + x[:, 2:, 1:-1] + x[:, 1:-1, :-2] + x[:, 1:-1, 2:]
     return 4 * x[:, 1:-1, 1:-1] - around
 

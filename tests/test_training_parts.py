@@ -17,7 +17,7 @@ from taesd_jax.training.features import feature_distance, stage_features
 from taesd_jax.training.pictures import Crops, list_pictures
 from taesd_jax.training.recipe import Recipe
 from taesd_jax.training.step import init_state, make_step
-from taesd_jax.training.teachers import digest
+from taesd_jax.training.teachers import teacher_digest
 
 SMALL = AutoencoderTinyConfig(
     encoder_block_out_channels=(8, 8),
@@ -459,8 +459,8 @@ def test_functions_and_models_are_told_apart():
 
     bent = AutoencoderTiny(one.params, SMALL.replace(act_fn="silu"))
     everyone = [one, other, bent, Partial(run, one.params), Partial(run, other.params), run]
-    assert len({digest(teacher) for teacher in everyone}) == len(everyone)
-    assert digest(one) == digest(model(1))
+    assert len({teacher_digest(teacher) for teacher in everyone}) == len(everyone)
+    assert teacher_digest(one) == teacher_digest(model(1))
 
 
 def test_adversarial_training_keeps_a_buffer():
