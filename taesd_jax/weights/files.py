@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,11 @@ from .names import Shape
 
 # What PyTorch and JAX both hold without loss, by the names that safetensors uses.
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+# Bounds in bytes that no model of this family comes near: the largest header has 40 kB.
+MAX_HEADER = 4 * 2**20
+MAX_JSON = 2**20
+# In the metadata of the files that we write.
+DIGEST = "taesd_jax.sha256"
 
 
 class Header(NamedTuple):
@@ -60,13 +66,37 @@ def read_tensors(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         return {name: file.get_tensor(name) for name in names}
 
 
+def to_bytes(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """Return a safetensors file with a digest of what it holds, for `check_digest`."""
+    from safetensors.numpy import save
+
+    digest = _digest(tensors, metadata)
+    return save(dict(tensors), metadata={**metadata, DIGEST: digest})
+
+
+def check_digest(path: Path, header: Header) -> None:
+    """Raise CheckpointError where a file no longer holds what `to_bytes` put into it.
+
+    Files of others have no digest, and pass.
+    """
+    if stated := header.metadata.get(DIGEST):
+        metadata = {name: text for name, text in header.metadata.items() if name != DIGEST}
+        if _digest(read_tensors(path, list(header.shapes)), metadata) != stated:
+            raise CheckpointError(
+                f"{path}: what it holds is not what was written (its {DIGEST} differs): it is "
+                f"damaged, or another program changed it and left that digest in"
+            )
+
+
 def read_json(path: Path) -> dict:
     """Read a JSON object.
 
     Raises:
-        CheckpointError: It is not one.
+        CheckpointError: It is not one, or it is larger than `MAX_JSON`.
     """
     try:
+        if (size := path.stat().st_size) > MAX_JSON:
+            raise CheckpointError(f"{path}: expected at most {MAX_JSON} bytes, got {size}")
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
@@ -99,6 +129,13 @@ def _open(path: Path) -> Iterator:
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path}: the file is empty; download it again")
     try:
+        with path.open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+        if path.stat().st_size >= 8 + header > 8 + MAX_HEADER:
+            raise CheckpointError(
+                f"{path}: not of a model of this family: expected a header of at most "
+                f"{MAX_HEADER} bytes, got {header}"
+            )
         with safe_open(path, framework="numpy") as file:
             yield file
     except SafetensorError as error:
@@ -108,3 +145,12 @@ def _open(path: Path) -> Iterator:
         ) from error
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
+
+
+def _digest(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
+    found = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        found.update(f"{name} {array.dtype.name} {array.shape} ".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()

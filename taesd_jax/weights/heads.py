@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import CheckpointError
 from ..storage import write_files
 from . import sources
-from .files import parse_json, read_header, read_tensors
+from .files import check_digest, parse_json, read_header, read_tensors, to_bytes
 
 Params = dict[str, Any]
 
@@ -84,8 +84,6 @@ def save_heads(
         CheckpointError: The file is not one of heads, or has that name for another decoder.
         ValueError: The name has a dot, or there are no heads.
     """
-    from safetensors.numpy import save
-
     entries = check_entry(path, params, name)
     if not params.get("heads"):
         raise ValueError("params have no heads; fit_heads makes them")
@@ -97,7 +95,7 @@ def save_heads(
                 tensors[f"{own}.{scale}.{part}"] = np.asarray(value, np.float32)
         tensors[f"{own}.fingerprint"] = entry.fingerprint
         metadata[own] = json.dumps(entry.notes)
-    write_files({Path(path): save(tensors, metadata=metadata)})
+    write_files({Path(path): to_bytes(tensors, metadata)})
 
 
 def check_entry(path: str | os.PathLike[str], params: Params, name: str) -> dict[str, Entry]:
@@ -122,6 +120,7 @@ def read_heads(path: str | os.PathLike[str]) -> dict[str, Entry]:
     """
     path = Path(path)
     header = read_header(path)
+    check_digest(path, header)
     entries = {}
     tensors = read_tensors(path, list(header.shapes))
     for name in sorted({key.split(".")[0] for key in tensors}):

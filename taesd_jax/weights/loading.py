@@ -82,9 +82,10 @@ def load(
         token=token,
     )
     parts: list[Part] = []
+    headers: dict[Path, files.Header] = {}
     fields: dict[str, Any] = {}
     for path in found.weights:
-        header = files.read_header(path)
+        header = headers[path] = files.read_header(path)
         parts.append(Part(str(path), header.shapes, lambda n, p=path: files.read_tensors(p, n)))
         if text := header.metadata.get("config"):
             stated = files.parse_json(text, f"{path}: its config")
@@ -96,7 +97,11 @@ def load(
             fields = stated
     if found.config:
         fields = files.read_json(found.config)
-    return assemble(parts, fields=fields, label=found.label, origin=os.fspath(source))
+    loaded = assemble(parts, fields=fields, label=found.label, origin=os.fspath(source))
+    # Only now: the tensors of what is no model may be larger than memory.
+    for path, header in headers.items():
+        files.check_digest(path, header)
+    return loaded
 
 
 def assemble(

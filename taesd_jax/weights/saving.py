@@ -15,7 +15,7 @@ from ..errors import CheckpointError
 from ..layers import HALVES, Half, layers_of
 from ..storage import write_files
 from . import names, sources
-from .files import DTYPES
+from .files import DTYPES, to_bytes
 from .names import Scheme
 
 Layout = Literal["diffusers", "original", "comfyui", "flax"]
@@ -48,8 +48,6 @@ def save(
             are not finite.
         ValueError: There is no such layout.
     """
-    from safetensors.numpy import save as to_bytes
-
     if layout not in (allowed := get_args(Layout)):
         raise ValueError(f"layout must be one of {', '.join(allowed)}, got {layout!r}")
     path = Path(path)
@@ -59,7 +57,7 @@ def save(
         if layout != "diffusers":
             metadata["config"] = json.dumps(config.to_dict())
         target = path / suffix if layout == "diffusers" else path.with_name(path.name + suffix)
-        written[target] = to_bytes(tensors, metadata=metadata)
+        written[target] = to_bytes(tensors, metadata)
     if layout == "diffusers":
         written[path / sources.CONFIG_FILE] = _diffusers_json(config).encode()
     write_files(written)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ..config import VARIANTS
 from ..errors import CheckpointError, CheckpointNotFoundError
 from ..layers import HALVES, Half
+from .pins import PINS, check_file
 
 DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
 CONFIG_FILE = "config.json"
@@ -135,7 +136,9 @@ def _in_folder(folder: Path) -> Files:
 
 
 def _on_hub(repo: str, subfolder: str, hub: dict[str, Any]) -> Files:
-    name = repo.split("/")[1]
+    name, pin = repo.split("/")[1], None
+    if hub.get("revision") is None and (pin := PINS.get(repo)):
+        hub = hub | {"revision": pin.revision}
     singles = [[DIFFUSERS_FILE], [f"{name}.safetensors"]]
     pair = [f"{name}_{half}.safetensors" for half in HALVES]
     for group in (*singles, pair):
@@ -144,6 +147,8 @@ def _on_hub(repo: str, subfolder: str, hub: dict[str, Any]) -> Files:
             config = None
             if group == [DIFFUSERS_FILE]:
                 config = _download(repo, CONFIG_FILE, subfolder, hub)
+            for file in (*weights, *([config] if config else [])):
+                check_file(file, pin)
             return Files(weights, config, label_of(name))
     where = f"{repo}/{subfolder}" if subfolder else repo
     offline = " in the local cache (offline)" if _offline(hub) else ""
