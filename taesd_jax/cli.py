@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import warnings
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from .config import VARIANTS
+from .errors import one_line
 
 MODEL_HELP = (
     "a safetensors file; PATH for PATH_encoder.safetensors and PATH_decoder.safetensors; a folder; "
@@ -19,6 +21,10 @@ MODEL_HELP = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `taesd-jax` and return its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # File names are bytes: those that are no text are printed as they are.
+            stream.reconfigure(errors="surrogateescape")
     args = _parser().parse_args(argv)
     try:
         with warnings.catch_warnings():
@@ -36,12 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         expected = isinstance(error, (ValueError, TypeError, OSError))
         kind = "" if expected else f"{type(error).__name__}: "
-        print(f"taesd-jax: error: {kind}{error}", file=sys.stderr)
+        print(f"taesd-jax: error: {kind}{one_line(error)}", file=sys.stderr)
         return 1
 
 
 def _show_warning(message, *_, **__) -> None:
-    print(f"taesd-jax: warning: {message}", file=sys.stderr)
+    print(f"taesd-jax: warning: {one_line(message)}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

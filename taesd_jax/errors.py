@@ -18,3 +18,19 @@ class PictureError(ValueError):
 
 class TrainingError(ValueError):
     """A training that cannot be started or resumed as asked."""
+
+
+def one_line(message: object) -> str:
+    r"""Return a message for a terminal: one line, and no character that would steer it.
+
+    >>> one_line("the tensors fit no model:\n  decoder a: missing\n  decoder b: missing")
+    'the tensors fit no model: decoder a: missing; decoder b: missing'
+    >>> one_line("no such file: \x1b[2J")
+    'no such file: \\x1b[2J'
+    """
+    first, *more = (line.strip() for line in str(message).strip().split("\n"))
+    line = " ".join([first, "; ".join(more)]).strip()
+    # Surrogates stand for the bytes of a file's name that are no text.
+    return "".join(
+        c if c.isprintable() or "\udc80" <= c <= "\udcff" else repr(c)[1:-1] for c in line
+    )

@@ -20,7 +20,7 @@ import numpy as np
 
 from .. import weights
 from ..autoencoder import AutoencoderTiny
-from ..errors import CheckpointError, PictureError
+from ..errors import CheckpointError, PictureError, one_line
 from ..images import read_image
 from ..weights.sources import PICKLES, pickles
 
@@ -116,7 +116,7 @@ def read_shrunk(paths: list[Path], longest: int, least: int) -> Iterator[np.ndar
             if min(image.shape[:2]) < least:
                 raise PictureError(f"{path}: smaller than {least} pixels")
         except PictureError as error:
-            print(f"taesd-jax: warning: skipped {error}", file=sys.stderr)
+            print(f"taesd-jax: warning: skipped {one_line(error)}", file=sys.stderr)
             paths.remove(path)
             continue
         h, w, _ = image.shape
@@ -179,7 +179,7 @@ def for_each(
                 raise
             failed += 1
             named = error if isinstance(error, PictureError) else f"{source}: {error}"
-            print(f"taesd-jax: error: {count}{named}", file=sys.stderr)
+            print(f"taesd-jax: error: {count}{one_line(named)}", file=sys.stderr)
         else:
             print(f"{count}{line}  ({time.perf_counter() - start:.1f} s)", flush=True)
     return 1 if failed else 0
