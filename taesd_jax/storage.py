@@ -27,13 +27,14 @@ def write_files(files: Mapping[Path, bytes]) -> None:
                 raise IsADirectoryError(f"expected a file, got a folder: {path}")
             beside = path.with_name(f".{secrets.token_hex(8)}.tmp")
             mode = path.stat().st_mode & 0o777 if path.exists() else None
-            # os.open, not tempfile: a new file gets the mode that the umask asks for.
-            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            written.append((beside, path))
-            with naming(path), os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            with _naming(path):
+                # os.open, not tempfile: a new file gets the mode that the umask asks for.
+                descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+                written.append((beside, path))
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
             if mode is not None:
                 beside.chmod(mode)
         while written:
@@ -45,11 +46,11 @@ def write_files(files: Mapping[Path, bytes]) -> None:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Add the file's name to an OSError that has none, as that of a full disk."""
+def _naming(path: Path) -> Iterator[None]:
+    """Let an OSError name the file that was asked for: a full disk's names none."""
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno is not None:
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error

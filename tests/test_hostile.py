@@ -151,6 +151,12 @@ def test_the_digest_is_of_tensors_names_and_config(ours, tmp_path):
         taesd_jax.load(path)
 
 
+def test_equal_models_are_equal_files(ours, tmp_path):
+    for path in (tmp_path / "a.safetensors", tmp_path / "b.safetensors"):
+        taesd_jax.save(path, *random_model(SMALL), layout="flax")
+        assert path.read_bytes() == ours[0]
+
+
 def test_heads_have_a_digest_too(tmp_path):
     path = tmp_path / "heads.safetensors"
     shipped = Path(taesd_jax.__file__).parent / "bundled" / "heads.safetensors"

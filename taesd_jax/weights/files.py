@@ -67,11 +67,20 @@ def read_tensors(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def to_bytes(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
-    """Return a safetensors file with a digest of what it holds, for `check_digest`."""
+    """Return a safetensors file with a digest of what it holds, for `check_digest`.
+
+    Equal content gives equal bytes.
+    """
     from safetensors.numpy import save
 
-    digest = _digest(tensors, metadata)
-    return save(dict(tensors), metadata={**metadata, DIGEST: digest})
+    metadata = {**metadata, DIGEST: _digest(tensors, metadata)}
+    raw = save(dict(tensors), metadata=metadata)
+    # safetensors writes the metadata in an order that changes from run to run.
+    end = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:end]) | {"__metadata__": dict(sorted(metadata.items()))}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + raw[end:]
 
 
 def check_digest(path: Path, header: Header) -> None:
