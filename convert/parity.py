@@ -25,11 +25,11 @@ from .torch_modules import TorchAutoencoderTiny
 # were seen on [-1, 1]. Larger activations are allowed as much more as they are larger.
 FLOAT32_BOUND = 5e-5
 # Both round at every layer; ours must not be noticeably worse at it.
-BFLOAT16_RATIO = 1.2
+HALF_RATIO = 1.2
 # What PyTorch's own error in a dtype is measured with.
-OTHER = {"float32": torch.float64, "bfloat16": torch.bfloat16}
-# Below this the two are equal as far as bfloat16 can tell: one step at 1 is 2^-7.
-_BFLOAT16_FLOOR = 2**-12
+OTHER = {"float32": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Below this the two are equal as far as the dtype can tell: one step at 1 is 2^-7 and 2^-10.
+_FLOORS = {"bfloat16": 2**-12, "float16": 2**-15}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Row:
         max_error: Largest absolute error of ours.
         mean_error: Mean absolute error of ours.
         torch_max_error: Largest absolute error of PyTorch itself: of its float32 against its
-            float64, and of its bfloat16 against its float32.
+            float64, and of its half precision against its float32.
         torch_mean_error: The mean of the same.
         ok: Whether the bound for this dtype holds.
     """
@@ -76,7 +76,7 @@ class ParityReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON-ready values."""
-        bounds = {"float32_max_error": FLOAT32_BOUND, "bfloat16_mean_ratio": BFLOAT16_RATIO}
+        bounds = {"float32_max_error": FLOAT32_BOUND, "half_mean_ratio": HALF_RATIO}
         versions = {"jax": jax.__version__, "torch": torch.__version__}
         rows = [dataclasses.asdict(row) for row in self.rows]
         return {
@@ -102,7 +102,7 @@ class ParityReport:
         verdict = "every bound holds" if self.ok else f"{count} rows break their bound"
         lines.append(
             f"{verdict}: float32 max error {FLOAT32_BOUND:g} (times the output's scale where that "
-            f"exceeds 1), bfloat16 mean error {BFLOAT16_RATIO:g} times PyTorch's"
+            f"exceeds 1), bfloat16 and float16 mean error {HALF_RATIO:g} times PyTorch's"
         )
         return "\n".join(lines)
 
@@ -159,14 +159,14 @@ def _compare(
             start = layer.index - (layer.kind == "upsample_conv")
             layers = torch.nn.Sequential(*list(sequence)[start : layer.index + 1])
             feed, activation = activation, layers(activation)
-            for dtype in ("float32", "bfloat16"):
+            for dtype in OTHER:
                 ours = jax.jit(lambda x, layer=layer: apply_layer(module, layer, x))
                 got = ours(jnp.asarray(_to_nhwc(feed), dtype=dtype)).astype(dtype)
                 other = _in_dtype(layers, feed, OTHER[dtype])
                 name = f"{layer.index} {layer.kind}"
                 rows.append(_row(half, name, dtype, got, activation, other))
         expected = sequence(truth)
-        for dtype in ("float32", "bfloat16"):
+        for dtype in OTHER:
             got = jax.jit(lambda x: module(x))(jnp.asarray(x, dtype=dtype))
             other = _in_dtype(sequence, truth, OTHER[dtype])
             rows.append(_row(half, "whole", dtype, got, expected, other))
@@ -187,7 +187,7 @@ def _row(
     if dtype == "float32":
         ok = error.max() <= FLOAT32_BOUND * max(1.0, scale)
     else:
-        ok = error.mean() <= max(BFLOAT16_RATIO * torch_error.mean(), _BFLOAT16_FLOOR * scale)
+        ok = error.mean() <= max(HALF_RATIO * torch_error.mean(), _FLOORS[dtype] * scale)
     return Row(
         half,
         layer,
