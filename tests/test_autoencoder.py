@@ -86,9 +86,16 @@ def test_integer_dtypes_are_refused(tmp_path):
         AutoencoderTiny.from_pretrained(tmp_path, param_dtype="int8")
 
 
-@pytest.mark.parametrize("config", [SMALL, POOLED], ids=["plain", "pooled"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("chunk", [1, 2, 3, 8])
+@pytest.mark.parametrize(
+    ("config", "dtype", "chunk"),
+    [
+        (SMALL, "float32", 2),
+        (SMALL, "bfloat16", 1),
+        (POOLED, "float32", 3),
+        (POOLED, "bfloat16", 8),
+    ],
+    ids=["plain-2", "plain-1", "pooled-3", "pooled-8"],
+)
 def test_slicing_gives_the_bits_of_the_whole_batch(config, dtype, chunk):
     vae = make(config)
     x = jnp.asarray(image(config, (16, 24), n=5), dtype)

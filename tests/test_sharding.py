@@ -32,13 +32,11 @@ def input_of(half, config):
 @pytest.mark.parametrize(
     ("config", "axes"),
     [
-        (SHORT, ("batch",)),
         (SHORT, ("rows",)),
         (SHORT, ("batch", "rows")),
-        (POOLED, ("batch",)),
         (POOLED, ("batch", "rows")),
     ],
-    ids=["batch", "rows", "both", "pooled-batch", "pooled-both"],
+    ids=["rows", "both", "pooled"],
 )
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("half", ["encoder", "decoder"])

@@ -23,17 +23,16 @@ def short():
 
 
 @pytest.mark.parametrize(
-    ("plan", "size"),
+    ("plan", "size", "dtype"),
     [
-        (Plan(2, 8), (16, 5)),
-        (Plan(1, 3), (7, 3)),
-        (Plan(0, 4), (16, 5)),
-        (Plan(3, 1), (7, 3)),
-        (Plan(0, 4), (1, 1)),
+        (Plan(2, 8), (16, 5), "float32"),
+        (Plan(1, 3), (7, 3), "bfloat16"),
+        (Plan(0, 4), (16, 5), "bfloat16"),
+        (Plan(3, 1), (7, 3), "float32"),
+        (Plan(0, 4), (1, 1), "float32"),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_plan_gives_the_whole_image(short, plan, size, dtype):
     params, config = short
     z = jnp.asarray(latent(config, size, n=2), dtype)
@@ -52,7 +51,7 @@ def test_every_plan_gives_the_whole_image(short, plan, size, dtype):
             np.testing.assert_allclose(got, whole, atol=ROUNDING, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["taesd", "taef2", "taesana"])
+@pytest.mark.parametrize("name", ["taef2", "taesana"])
 def test_every_variant_gives_the_bits_of_the_whole_image(name):
     config = VARIANTS[name]
     params, _ = random_model(config)
@@ -93,7 +92,7 @@ def test_gradients_flow_through_strips(short):
     z = jnp.asarray(latent(config, (9, 3)))
 
     def loss(run):
-        return jax.grad(lambda z: jnp.sum(run(params, z, config=config) ** 2))(z)
+        return jax.jit(jax.grad(lambda z: jnp.sum(run(params, z, config=config) ** 2)))(z)
 
     # Sums of the same terms in another order; gradients here reach about 10.
     np.testing.assert_allclose(loss(decode_streaming), loss(taesd_jax.decode), rtol=1e-4, atol=1e-3)

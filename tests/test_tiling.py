@@ -21,9 +21,10 @@ def short(request):
 
 
 @pytest.mark.parametrize(
-    ("size", "chunk"), [((1, 1), 1), ((3, 9), 3), ((8, 5), 1)], ids=["1x1", "3x9", "8x5"]
+    ("size", "chunk", "dtype"),
+    [((1, 1), 1, "float32"), ((3, 9), 3, "bfloat16"), ((8, 5), 1, "float32")],
+    ids=["1x1", "3x9", "8x5"],
 )
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_tiles_give_the_whole_image(short, size, chunk, dtype):
     params, config = short
     z = jnp.asarray(latent(config, size, n=2), dtype)
@@ -44,7 +45,7 @@ def test_tiles_give_the_whole_image(short, size, chunk, dtype):
                 np.testing.assert_allclose(other, whole, atol=ROUNDING, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["taesd", "taef2", "taesana"])
+@pytest.mark.parametrize("name", ["taef2", "taesana"])
 def test_every_variant_gives_the_bits_of_the_whole_image(name):
     config = VARIANTS[name]
     params, _ = random_model(config)
@@ -94,7 +95,8 @@ def test_gradients_flow_through_tiles(short):
     z = jnp.asarray(latent(config, (5, 3)))
 
     def loss(run, **options):
-        return jax.grad(lambda z: jnp.sum(run(params, z, config=config, **options) ** 2))(z)
+        total = jax.jit(lambda z: jnp.sum(run(params, z, config=config, **options) ** 2))
+        return jax.jit(jax.grad(total))(z)
 
     # Sums of the same terms in another order; gradients here reach about 10.
     np.testing.assert_allclose(

@@ -112,10 +112,23 @@ def test_detail_and_texture_by_scipy(pair):
     kernel = np.array([[0, -1, 0], [-1, 4, -1], [0, -1, 0]], "f4")[None, :, :, None]
     a, b = (correlate(x, kernel)[:, 1:-1, 1:-1] for x in pair)
     assert losses.detail(*pair) == pytest.approx(np.abs(a - b).mean(), rel=1e-4)
+    smooth = np.outer([1, 2, 1], [1, 2, 1]).astype("f4")[None, :, :, None] / 16
+    a, b = (correlate(correlate(x, smooth), kernel)[:, 2:-2, 2:-2] for x in pair)
     # Three standard deviations' radius is cut to 3 pixels: 7 in all.
     blur = [gaussian_filter(x**2, 1.5, axes=(1, 2), radius=3)[:, 3:-3, 3:-3] for x in (a, b)]
     one, other = (np.sqrt(x + 1e-4) for x in blur)
     assert losses.texture(*pair) == pytest.approx(((one - other) ** 2).mean(), rel=1e-4)
+
+
+def test_a_grid_of_pixels_is_no_texture():
+    def strength(pattern):
+        image = np.broadcast_to(pattern[None, :, :, None], (1, 16, 16, 3)).astype("f4")
+        return float(losses.texture(jnp.asarray(image), jnp.zeros(image.shape)))
+
+    y, x = np.indices((16, 16))
+    assert strength((-1.0) ** (x + y)) == pytest.approx(0, abs=1e-9)
+    assert strength((-1.0) ** x) == pytest.approx(0, abs=1e-9)
+    assert strength(np.cos(x * np.pi / 2)) > 0.3
 
 
 def test_losses_say_which_sides_they_need():
@@ -126,8 +139,8 @@ def test_losses_say_which_sides_they_need():
         metrics.gmsd(x[:, :5], x[:, :5])
     with pytest.raises(ValueError, match=r"sides that 8 divides, got shape \(1, 10, 16, 3\)"):
         losses.mse_eighth(x, x)
-    with pytest.raises(ValueError, match="texture needs sides of 9 at least"):
-        losses.texture(x[:, :8], x[:, :8])
+    with pytest.raises(ValueError, match="texture needs sides of 11 at least"):
+        losses.texture(x, x)
     with pytest.raises(ValueError, match="detail needs sides of 3 at least"):
         losses.detail(x[:, :2], x[:, :2])
 
