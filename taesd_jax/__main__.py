@@ -1,7 +1,5 @@
 """`python -m taesd_jax` is the command `taesd-jax`."""
 
-import sys
+from .cli import run
 
-from .cli import main
-
-sys.exit(main())
+run()

@@ -5,18 +5,32 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from typing import NoReturn
 
 from .config import VARIANTS
 from .errors import one_line
+
+_INTERRUPTED = 128 + signal.SIGINT
 
 MODEL_HELP = (
     "a safetensors file; PATH for PATH_encoder.safetensors and PATH_decoder.safetensors; a folder; "
     "a hub id; one of " + ", ".join(VARIANTS) + "; or small, which comes with this package"
 )
+
+
+def run() -> NoReturn:
+    """Run `taesd-jax` as a program."""
+    status = main()
+    if status == _INTERRUPTED:
+        # XLA's threads may still compile or compute, and Python crashes when it is taken down then.
+        sys.stdout.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.showwarning = _show_warning
             return args.run(args)
     except KeyboardInterrupt:
-        return 130
+        return _INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone; keep Python from failing again when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -186,4 +200,4 @@ def _version() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -1,0 +1,130 @@
+"""Ctrl-C, broken pipes, names that are no text: the usual status, one line, no partial file."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models import SMALL, random_model
+
+import taesd_jax
+from taesd_jax import cli
+from taesd_jax.images import write_image
+
+
+@pytest.fixture
+def work(working_folder):
+    """Make a folder with a model, a large latent and a picture."""
+    taesd_jax.save("model.safetensors", *random_model(SMALL), layout="flax")
+    rng = np.random.default_rng(0)
+    np.save("large.npy", rng.standard_normal((1, 2048, 256, 4)).astype("f4"))
+    for i in range(3):
+        write_image(f"picture-{i}.png", rng.uniform(-1, 1, (400, 400, 3)).astype("f4"))
+    return working_folder
+
+
+def start(*arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "taesd_jax", *arguments],
+        stdout=options.pop("stdout", subprocess.PIPE),
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"} | options,
+    )
+
+
+LONG = {
+    "decode": "decode large.npy --model model.safetensors -o out.npy",
+    "fit-heads": "fit-heads picture-0.png picture-1.png --model model.safetensors --name x "
+    "-o out.safetensors",
+    "train": "train decoder . --init model.safetensors -o run --side 32 --steps 100000 --batch 2 "
+    "--log-every 5",
+    "bench": "bench --sizes 512 --peers none --rounds 500 --json out",
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_ctrl_c(name, work):
+    before = {path.name for path in work.rglob("*")}
+    process = start(*LONG[name].split())
+    time.sleep(random.uniform(4, 7))  # in the midst of compiling, or of computing
+    assert process.poll() is None, process.stderr.read()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    left = {path.name for path in work.rglob("*")} - before
+    assert not [each for each in left if each.startswith("out") or each.endswith(".tmp")], left
+    assert not list(work.glob("run/model*"))
+
+
+def test_an_interrupted_decode_goes_on(work):
+    process = start(*LONG["decode"].split())
+    # It writes beside the target, and the file grows.
+    while not list(work.glob(".out.partial*")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert not Path("out.npy").exists()
+    assert cli.main(LONG["decode"].split()) == 0
+    got = np.load("out.npy")
+    Path("out.npy").unlink()
+    assert cli.main(LONG["decode"].split()) == 0
+    np.testing.assert_array_equal(got, np.load("out.npy"))
+
+
+def test_a_broken_pipe(work):
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = start("info", "model.safetensors", "--json", stdout=writer)
+    os.close(writer)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (141, "")
+
+
+@pytest.mark.parametrize("arguments", [["info", "nothing"], ["decode", "nothing.npz"]])
+def test_errors_are_one_line_and_have_a_trace_on_request(arguments, work):
+    process = start(*arguments)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("taesd-jax: error: ")
+    process = start("--debug", *arguments)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" in err
+
+
+def test_a_long_list_of_tensors_is_one_line(work, capsys):
+    from safetensors.numpy import save_file
+
+    save_file({"1.weight": np.zeros((8, 4, 3, 3), "f4")}, "x.safetensors")
+    assert cli.main(["info", "x.safetensors"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text there")
+@pytest.mark.parametrize("locale", ["C.UTF-8", "C"])
+def test_names_that_are_no_text(locale, work):
+    environment = os.environ | {"LC_ALL": locale, "PYTHONCOERCECLOCALE": "0"}
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "taesd_jax", *arguments]
+        return subprocess.run(command, capture_output=True, check=False, env=environment)
+
+    name = b"b\xe4ren\xff.png"
+    os.rename("picture-0.png", name)
+    done = run("roundtrip", name, "--model", "model.safetensors")
+    assert done.returncode == 0, done.stderr
+    assert name in done.stdout
+    assert os.path.exists(b"b\xe4ren\xff.roundtrip.png")
+    done = run("info", b"\xff\n.safetensors")
+    assert done.returncode == 1
+    assert done.stderr.count(b"\n") == 1
+    assert b"\xff" in done.stderr
