@@ -57,13 +57,14 @@ def sharpness(image: jax.Array, other: jax.Array) -> jax.Array:
     """Return how strong the finest detail of `other` is beside the image's, the mean of images.
 
     It is 1 where both are as sharp, less where `other` is blurred, more where it is noisy: the
-    ratio of the root mean squares of their Laplacians. Squared errors forgive blur, this does not.
+    ratio of the root mean squares of the Laplacians of the images made `smooth`. Squared errors
+    forgive blur, this does not.
 
     Raises:
-        ValueError: A side is smaller than 3.
+        ValueError: A side is smaller than 5.
     """
-    if min(image.shape[1:3]) < 3:
-        raise ValueError(f"sharpness needs sides of 3 at least, got shape {image.shape}")
+    if min(image.shape[1:3]) < 5:
+        raise ValueError(f"sharpness needs sides of 5 at least, got shape {image.shape}")
     a, b = (_detail(x) for x in (image, other))
     return jnp.mean(b / jnp.maximum(a, 1e-6))
 
@@ -72,6 +73,15 @@ def laplacian(x: jax.Array) -> jax.Array:
     """Return 4 times each pixel less its four neighbours, (n, h, w, ...) without its border."""
     around = x[:, :-2, 1:-1] + x[:, 2:, 1:-1] + x[:, 1:-1, :-2] + x[:, 1:-1, 2:]
     return 4 * x[:, 1:-1, 1:-1] - around
+
+
+def smooth(x: jax.Array) -> jax.Array:
+    """Return means by (1, 2, 1) / 4 along both axes, (n, h, w, ...) without its border.
+
+    A grid or stripes of single pixels, which are no detail, vanish.
+    """
+    x = (x[:, :-2] + 2 * x[:, 1:-1] + x[:, 2:]) / 4
+    return (x[:, :, :-2] + 2 * x[:, :, 1:-1] + x[:, :, 2:]) / 4
 
 
 def blur(x: jax.Array, *, window: int) -> jax.Array:
@@ -89,7 +99,7 @@ def blur(x: jax.Array, *, window: int) -> jax.Array:
 
 def _detail(x: jax.Array) -> jax.Array:
     luma = x.clip(-1, 1) @ jnp.array(_LUMA, x.dtype)  # (n, h, w)
-    return jnp.sqrt(jnp.mean(laplacian(luma) ** 2, axis=(1, 2)))
+    return jnp.sqrt(jnp.mean(laplacian(smooth(luma)) ** 2, axis=(1, 2)))
 
 
 def _gradients(x: jax.Array) -> jax.Array:

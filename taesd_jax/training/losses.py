@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from ..metrics import blur, laplacian, ssim
+from ..metrics import blur, laplacian, smooth, ssim
 
 _TEXTURE_WINDOW = 7
 
@@ -64,14 +64,13 @@ def texture(image: jax.Array, target: jax.Array) -> jax.Array:
 
     The strength is the root mean square, in a Gaussian window of 7 pixels, of the Laplacian of the
     slightly smoothed image: what is blurred has a loss, and what lies elsewhere in the window has
-    none. Smoothed by (1, 2, 1) / 4 along both axes, a grid of single pixels counts for nothing:
-    narrow decoders would draw one in place of detail.
+    none. See `smooth` for why; narrow decoders would draw a grid in place of detail.
 
     Raises:
         ValueError: A side is smaller than 11.
     """
     _check_sides(image, "texture", _TEXTURE_WINDOW + 4)
-    a, b = (_strength(laplacian(_smooth(x))) for x in (image, target))
+    a, b = (_strength(laplacian(smooth(x))) for x in (image, target))
     return jnp.mean((a - b) ** 2)
 
 
@@ -101,11 +100,6 @@ def _shrink(x: jax.Array) -> jax.Array:
 def _check_sides(x: jax.Array, name: str, least: int) -> None:
     if min(x.shape[1:3]) < least:
         raise ValueError(f"{name} needs sides of {least} at least, got shape {x.shape}")
-
-
-def _smooth(x: jax.Array) -> jax.Array:
-    x = (x[:, :-2] + 2 * x[:, 1:-1] + x[:, 2:]) / 4
-    return (x[:, :, :-2] + 2 * x[:, :, 1:-1] + x[:, :, 2:]) / 4
 
 
 def _strength(x: jax.Array) -> jax.Array:
