@@ -27,11 +27,11 @@ def ssim(image: jax.Array, other: jax.Array) -> jax.Array:
         raise ValueError(f"ssim needs sides of {_WINDOW} at least, got shape {image.shape}")
     image, other = (image + 1) / 2, (other + 1) / 2  # its means are of positive light
     c1, c2 = _K1**2, _K2**2
-    smooth = functools.partial(blur, window=_WINDOW)
-    a, b = smooth(image), smooth(other)
-    aa = smooth(image * image) - a * a
-    bb = smooth(other * other) - b * b
-    ab = smooth(image * other) - a * b
+    mean = functools.partial(blur, window=_WINDOW)
+    a, b = mean(image), mean(other)
+    aa = mean(image * image) - a * a
+    bb = mean(other * other) - b * b
+    ab = mean(image * other) - a * b
     similar = (2 * a * b + c1) * (2 * ab + c2) / ((a * a + b * b + c1) * (aa + bb + c2))
     return jnp.mean(similar)
 

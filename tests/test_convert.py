@@ -199,8 +199,8 @@ def test_the_parity_report_holds_its_bounds(name):
     layers = [row for row in report.rows if row.layer != "whole"]
     per_half = {"taesd": (15, 17), "taef2": (15, 17), "taesana": (18, 0)}[name]
     for half, count in zip(("encoder", "decoder"), per_half, strict=True):
-        assert sum(row.half == half for row in layers) == 2 * count
-    assert {row.dtype for row in report.rows} == {"float32", "bfloat16"}
+        assert sum(row.half == half for row in layers) == 3 * count
+    assert {row.dtype for row in report.rows} == {"float32", "bfloat16", "float16"}
     assert len(report.table().split("\n")) == len(report.rows) + 2
     json.dumps(report.to_dict())
 

@@ -16,7 +16,7 @@ from .names import Shape
 
 # What PyTorch and JAX both hold without loss, by the names that safetensors uses.
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-# Bounds in bytes that no model of this family comes near: the largest header has 40 kB.
+# Bounds in bytes that no model of this family comes near: the published headers have 6 kB.
 MAX_HEADER = 4 * 2**20
 MAX_JSON = 2**20
 # In the metadata of the files that we write.
