@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import _thread
 import argparse
 import io
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .config import VARIANTS
 from .errors import one_line
@@ -25,6 +27,7 @@ MODEL_HELP = (
 
 def run() -> NoReturn:
     """Run `taesd-jax` as a program."""
+    sys.unraisablehook = _interrupt_again
     status = main()
     if status == _INTERRUPTED:
         # XLA's threads may still compile or compute, and Python crashes when it is taken down then.
@@ -58,6 +61,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         kind = "" if expected else f"{type(error).__name__}: "
         print(f"taesd-jax: error: {kind}{one_line(error)}", file=sys.stderr)
         return 1
+
+
+def _interrupt_again(lost: Any) -> None:
+    """Repeat a Ctrl-C that fell into a callback of the garbage collector, where it is ignored.
+
+    JAX has such a callback, and it is often what runs first after a long compilation.
+    """
+    if not issubclass(lost.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(lost)
+        return
+    # Later: in here it would be ignored as well.
+    again = threading.Timer(0.05, _thread.interrupt_main)
+    again.daemon = True
+    again.start()
 
 
 def _show_warning(message, *_, **__) -> None:

@@ -1,8 +1,12 @@
-"""Broken pipes, errors, names that are no text: the usual status and one line."""
+"""Ctrl-C, broken pipes, names that are no text: the usual status, one line, no partial file."""
 
 import os
+import random
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +24,68 @@ def work(working_folder):
     rng = np.random.default_rng(0)
     write_image("picture-0.png", rng.uniform(-1, 1, (40, 40, 3)).astype("f4"))
     return working_folder
+
+
+# Started in the background of a shell, as tests may be, a process ignores Ctrl-C.
+TERMINAL = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from taesd_jax import cli
+cli.run()
+"""
+LONG = {
+    "decode": "decode large.npy --model model.safetensors -o out.npy",
+    "fit-heads": "fit-heads large-0.png large-1.png --model model.safetensors -o out.safetensors",
+    "train": "train decoder . --init model.safetensors -o run --side 32 --steps 100000 --batch 2",
+    "bench": "bench --sizes 512 --peers none --rounds 500 --json out",
+}
+
+
+@pytest.fixture
+def long_work(work):
+    """Add a large latent and large pictures."""
+    rng = np.random.default_rng(0)
+    np.save("large.npy", rng.standard_normal((1, 2048, 256, 4)).astype("f4"))
+    for i in range(2):
+        write_image(f"large-{i}.png", rng.uniform(-1, 1, (400, 400, 3)).astype("f4"))
+    return work
+
+
+def start_in_terminal(arguments):
+    command = [sys.executable, "-c", TERMINAL, *arguments.split()]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_ctrl_c(name, long_work):
+    before = set(long_work.rglob("*"))
+    process = start_in_terminal(LONG[name])
+    time.sleep(random.uniform(4, 7))  # in the midst of compiling, or of computing
+    assert process.poll() is None, process.stderr.read()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    left = {path.name for path in set(long_work.rglob("*")) - before}
+    assert not [name for name in left if name.startswith("out") or name.endswith(".tmp")], left
+    assert not list(long_work.glob("run/model*"))
+
+
+def test_an_interrupted_decode_goes_on(long_work):
+    process = start_in_terminal(LONG["decode"])
+    # It writes beside the target, and the file grows.
+    while not list(long_work.glob(".out.partial*")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert not Path("out.npy").exists()
+    assert cli.main(LONG["decode"].split()) == 0
+    got = np.load("out.npy")
+    Path("out.npy").unlink()
+    assert cli.main(LONG["decode"].split()) == 0
+    np.testing.assert_array_equal(got, np.load("out.npy"))
 
 
 def start(*arguments, **options):
