@@ -122,6 +122,11 @@ class AutoencoderTinyConfig:
         """Image pixels to a latent along one side: 8, or 32 for taesana."""
         return 2 ** (len(self.decoder_block_out_channels) - 1)
 
+    def shares_latents(self, other: AutoencoderTinyConfig) -> bool:
+        """Return whether models of both configs have the same latents, in number and scale."""
+        names = ("latent_channels", "spatial_factor", "raw_latent_scale", "raw_latent_shift")
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
     @functools.cached_property
     def architecture(self) -> AutoencoderTinyConfig:
         """The fields that decide tensors and arithmetic; the others at their defaults.

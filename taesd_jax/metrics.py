@@ -57,7 +57,8 @@ def sharpness(image: jax.Array, other: jax.Array) -> jax.Array:
     """Return how much of the image's texture `other` has, the mean of images and of bands.
 
     Of each of `texture_bands` it is the ratio of root mean squares, 1 at most: noise of one kind
-    does not make up for what is blurred. Squared errors forgive blur, this does not.
+    does not make up for what is blurred. A band that the image does not have counts 1. Squared
+    errors forgive blur, this does not.
 
     Raises:
         ValueError: A side is smaller than 3.
@@ -65,7 +66,8 @@ def sharpness(image: jax.Array, other: jax.Array) -> jax.Array:
     if min(image.shape[1:3]) < 3:
         raise ValueError(f"sharpness needs sides of 3 at least, got shape {image.shape}")
     a, b = (_energies(x) for x in (image, other))  # (n, 8)
-    return jnp.mean(jnp.minimum(b / jnp.maximum(a, 1e-6), 1))
+    kept = jnp.where(a > 1e-6, b / jnp.maximum(a, 1e-6), 1)
+    return jnp.mean(jnp.minimum(kept, 1))
 
 
 def texture_bands(x: jax.Array) -> jax.Array:

@@ -19,6 +19,7 @@ from taesd_jax.images import from_uint8, write_image
 from taesd_jax.training.examples import Answers, batches
 from taesd_jax.training.pictures import Crops, list_pictures
 from taesd_jax.training.recipe import Recipe
+from taesd_jax.training.records import locked
 from taesd_jax.training.trainer import new_student, train
 
 pytest.importorskip("grain")
@@ -208,6 +209,49 @@ def test_answers_are_kept_shared_and_told_apart(photographs, teacher, tmp_path):
             answers(**changes)
 
 
+def test_answers_that_came_in_between_are_told_apart(photographs, teacher, tmp_path):
+    model = AutoencoderTiny.from_pretrained(teacher)
+    pictures = list_pictures([photographs])
+    first, second = (
+        Answers(tmp_path, Crops(pictures, side=16, seed=i), 4, model, name="it", decoded=False)
+        for i in range(2)
+    )
+    first.fill()
+    with pytest.raises(TrainingError, match="has answers for other seed"):
+        second.fill()
+
+
+def test_damaged_files_are_named(photographs, teacher, tmp_path):
+    model = AutoencoderTiny.from_pretrained(teacher)
+    crops = Crops(list_pictures([photographs]), side=16)
+    kept = Answers(tmp_path / "answers", crops, 4, model, name="it", decoded=False)
+    kept.fill()
+    np.save(tmp_path / "answers" / "latent.npy", np.zeros((3, 2, 2, 4), "f4"))
+    with pytest.raises(TrainingError, match=r"latent\.npy has 3 answers, not 4"):
+        kept[0]
+    (tmp_path / "answers" / "answers.json").write_text("{")
+    with pytest.raises(TrainingError, match=r"answers\.json cannot be read"):
+        kept.fill()
+    run(photographs, teacher, tmp_path / "run", measure_every=3)
+    newest = tmp_path / "run" / "decoder" / "checkpoints" / "6"
+    for path in newest.rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(TrainingError, match=r"checkpoints/6 cannot be read"):
+        run(photographs, teacher, tmp_path / "run", measure_every=3, resume=True)
+    (tmp_path / "run" / "decoder" / "recipe.json").write_text("[]")
+    with pytest.raises(TrainingError, match=r"recipe\.json must hold an object"):
+        run(photographs, teacher, tmp_path / "run", measure_every=3, resume=True)
+
+
+def test_a_folder_is_kept_to_one_training(photographs, teacher, tmp_path):
+    with (
+        locked(tmp_path / "decoder", wait=False),
+        pytest.raises(TrainingError, match="another process trains in"),
+    ):
+        run(photographs, teacher, tmp_path)
+
+
 def test_a_fill_that_was_killed_goes_on(photographs, teacher, tmp_path):
     model = AutoencoderTiny.from_pretrained(teacher)
     crops = Crops(list_pictures([photographs]), side=16)
@@ -252,6 +296,33 @@ def test_both_halves_share_a_folder_and_convert_to_diffusers(photographs, teache
     same(load(tmp_path / "out").params, load(tmp_path / "run" / "model").params)
 
 
+def test_halves_may_have_widths_of_their_own(photographs, teacher, tmp_path):
+    wide = SMALL.replace(encoder_block_out_channels=(4, 8, 8, 8))
+    narrow = SMALL.replace(decoder_block_out_channels=(8, 8, 4, 4))
+    for half, config in (("encoder", wide), ("decoder", narrow)):
+        run(photographs, teacher, tmp_path, recipe={"half": half, "steps": 1}, config=config)
+    loaded = load(tmp_path / "model")
+    assert set(loaded.params) == {"encoder", "decoder"}
+    assert loaded.config.encoder_block_out_channels == wide.encoder_block_out_channels
+    assert loaded.config.decoder_block_out_channels == narrow.decoder_block_out_channels
+    other = narrow.replace(act_fn="silu")
+    for path in tmp_path.glob("decoder"):
+        path.rename(tmp_path / "earlier")
+    with pytest.raises(TrainingError, match="has another act_fn than this decoder"):
+        run(photographs, teacher, tmp_path, config=other)
+
+
+def test_a_decoder_of_other_latents_leaves_the_encoder_behind(photographs, teacher, tmp_path):
+    config = SMALL.replace(raw_latent_scale=0.13025)
+    save(tmp_path / "xl", init(jax.random.key(3), config=config), config, layout="original")
+    more = ["--init", teacher, "--steps", "1"]
+    words = arguments(photographs, tmp_path / "xl", tmp_path / "run", *more)
+    assert cli.main(words) == 0
+    loaded = load(tmp_path / "run" / "model")
+    assert set(loaded.params) == {"decoder"}
+    assert loaded.config.raw_latent_scale == 0.13025
+
+
 def test_many_devices_train_as_one(photographs, teacher, tmp_path):
     mesh = jax.make_mesh((4,), ("batch",), devices=jax.devices()[:4])
     options = {"recipe": {"steps": 3}, "measure_every": 2}
@@ -283,6 +354,21 @@ def test_sample_sheets_are_no_pictures_to_train_on(photographs, tmp_path):
     write_image(folder / "samples" / "0000001.png", np.zeros((64, 64, 3), "f4"))
     (folder / "recipe.json").write_text("{}")
     assert [path.name for path in list_pictures([tmp_path])] == ["a.png"]
+    assert [path.name for path in list_pictures([f"{tmp_path}/**/*.png"])] == ["a.png"]
+    assert list_pictures([folder / "samples" / "0000001.png"])
+
+
+def test_a_picture_that_is_gone_is_skipped(photographs, teacher, tmp_path):
+    pictures = [*list_pictures([photographs]), tmp_path / "gone.png"]
+    with pytest.warns(UserWarning, match=r"skipped .*gone\.png"):
+        train(
+            tmp_path / "run",
+            [str(path) for path in pictures],
+            student=new_student("decoder", SMALL, seed=2),
+            config=SMALL,
+            recipe=Recipe(steps=8, batch=4, side=32),
+            teacher=AutoencoderTiny.from_pretrained(teacher),
+        )
 
 
 @pytest.mark.parametrize("half", ["encoder", "decoder"])
@@ -373,6 +459,8 @@ def test_a_loss_that_is_not_finite_stops_it(photographs, teacher, tmp_path):
     ):
         run(photographs, teacher, tmp_path, recipe={"rate": 1e30, "warmup": 0, "steps": 20})
     assert not (tmp_path / "model_decoder.safetensors").exists()
+    # The folder is free for the lower rate.
+    run(photographs, teacher, tmp_path, recipe={"steps": 1})
 
 
 def test_what_was_trained_gives_the_same_pictures_in_pytorch(photographs, teacher, tmp_path):

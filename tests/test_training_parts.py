@@ -14,6 +14,7 @@ from taesd_jax.sharding import replicate, shard_images
 from taesd_jax.training import discriminator, losses
 from taesd_jax.training.augmentation import augment
 from taesd_jax.training.features import feature_distance, stage_features
+from taesd_jax.training.optimizers import optimizer_of
 from taesd_jax.training.pictures import Crops, list_pictures
 from taesd_jax.training.recipe import Recipe
 from taesd_jax.training.step import init_state, make_step
@@ -104,6 +105,8 @@ def test_sharpness_by_scipy(pair):
     assert float(metrics.sharpness(image, blurred)) == pytest.approx(want, rel=1e-4)
     assert want < 0.5
     assert metrics.sharpness(image, image) == 1
+    flat = jnp.zeros((1, 8, 8, 3))
+    assert metrics.sharpness(flat, flat) == 1
     with pytest.raises(ValueError, match="sharpness needs sides of 3"):
         metrics.sharpness(image[:, :2], image[:, :2])
 
@@ -394,12 +397,34 @@ def test_frozen_stages_keep_their_params(half):
     start = model(2).params[half]
     state, _ = make_step(SMALL, recipe, model(1))(init_state(start, SMALL, recipe), batch())
     kept = {name for name, p in start.items() if equal(p, state.params[name])}
+    assert kept == {name for name, p in start.items() if equal(p, state.ema[name])}
     near_latent, rest = split_layers(half, SMALL, 1)
     assert kept == {layer.name for layer in near_latent} & set(start)
     assert kept < {layer.name for layer in (*near_latent, *rest)}
     far = Recipe(half=half, frozen=5)
     with pytest.raises(ValueError, match="cannot be split behind 5 stages"):
         make_step(SMALL, far, model(1))
+
+
+@pytest.mark.parametrize("beta2", [0.9, 0.999])
+def test_amsgrad_is_pytorchs(beta2):
+    torch = pytest.importorskip("torch")
+    recipe = Recipe(optimizer="amsgrad", rate=0.01, warmup=0, steps=1000, beta2=beta2)
+    optimizer, rng = optimizer_of(recipe), np.random.default_rng(0)
+    params = {"x": jnp.zeros(5)}
+    state = optimizer.init(params)
+    theirs = torch.zeros(5, requires_grad=True)
+    adam = torch.optim.Adam([theirs], lr=0.01, betas=(0.9, beta2), amsgrad=True)
+    for step in range(5):
+        # Falling gradients: the largest second moment lies behind.
+        gradient = rng.normal(size=5).astype("f4") / (step + 1)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimizer.update({"x": jnp.asarray(gradient)}, state, params)
+        params = {"x": params["x"] + updates["x"]}
+        theirs.grad = torch.tensor(gradient)
+        adam.step()
+    # The rate has fallen by less than 1e-4 of it.
+    np.testing.assert_allclose(params["x"], theirs.detach().numpy(), rtol=2e-4, atol=1e-7)
 
 
 def equal(a, b):
@@ -507,7 +532,7 @@ def test_what_a_teacher_must_have_is_said():
     with pytest.raises(ValueError, match="the decoder is not loaded"):
         make_step(SMALL, Recipe(losses={"features": 1.0}), only)
     wide = SMALL.replace(decoder_block_out_channels=(16, 16))
-    with pytest.raises(ValueError, match="as wide in student and teacher"):
+    with pytest.raises(ValueError, match="one of them as wide in both"):
         make_step(wide, Recipe(losses={"features": 1.0}), model())
 
 
@@ -526,10 +551,16 @@ def test_what_a_teacher_must_have_is_said():
         ({"half": "encoder", "imitate": 0.5}, "imitate is of decoders"),
         ({"beta2": 1.0}, "beta2 must be from 0 to"),
         ({"dtype": "float16"}, "dtype must be one of"),
-        ({"saturation": -1.0}, "saturation must be 0 or more"),
+        ({"saturation": -1.0}, "saturation must be from 0 to 10"),
         ({"losses": {"dssim": 1.0}, "side": 8}, "dssim needs a side of 11"),
         ({"losses": {"mse_eighth": 1.0}, "side": 12}, "mse_eighth needs a side"),
         ({"rate": float("nan")}, "rate"),
+        ({"rate": float("inf")}, "rate must be 0 or more, got inf"),
+        ({"shrink": float("inf")}, "shrink must be 1 or more, got inf"),
+        ({"hue": 2.0}, "hue must be from 0 to 1"),
+        ({"losses": {"mse": float("inf")}}, "finite weights above 0"),
+        ({"losses": {"texture": 1.0}, "side": 8}, "texture needs a side of 9"),
+        ({"seed": -1}, "seed must be from 0"),
         ({"losses": {"adversarial": 1.0}, "buffer": 4}, "buffer must hold a batch"),
     ],
 )

@@ -12,6 +12,7 @@ import jax
 
 from ..config import AutoencoderTinyConfig
 from ..errors import PictureError, TrainingError
+from ..layers import Half
 from ..training.pictures import list_pictures
 from ..training.recipe import DTYPES, OPTIMIZERS, Recipe
 from .options import load_vae
@@ -27,7 +28,7 @@ _HELP = {
     "saturation": "most that a crop's colours are made stronger or weaker, 1 for double or half",
     "crops": "ask the teacher once for each of this many crops; 0: new crops at each step",
     "rate": "highest learning rate; 0 for the optimizer's own",
-    "warmup": "steps until the highest rate",
+    "warmup": "steps until the highest rate, a quarter of all at most",
     "beta2": "decay of the second moment; 0 for the optimizer's own",
     "ema": "decay of the average of params that is measured and kept",
     "buffer": "older fakes that the discriminator may be shown",
@@ -63,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser, model_help: str) -> None:
         nargs="+",
         metavar="NAME=WEIGHT",
         default=["mse=1"],
-        help="mse, mae; of decoders also mse_eighth, dssim, amplitude, detail, texture, latents, "
+        help="mse, mae, amplitude; of decoders also mse_eighth, dssim, detail, texture, latents, "
         "adversarial; of both, features (default: mse=1)",
     )
     add("--optimizer", choices=tuple(OPTIMIZERS), default="muon", help="default: %(default)s")
@@ -106,8 +107,13 @@ def run(args: argparse.Namespace) -> int:
         student = load_vae(args.init)
         student.require(recipe.half)
         params, config = student.params, student.config
+        if not config.shares_latents(teacher.config):
+            # The other half stays with the latents that it knows.
+            params = {recipe.half: params[recipe.half]}
+            scale, shift = teacher.config.raw_latent_scale, teacher.config.raw_latent_shift
+            config = config.replace(raw_latent_scale=scale, raw_latent_shift=shift, name_or_path="")
     else:
-        config = _student_config(teacher.config, args.widths, args.blocks)
+        config = _student_config(teacher.config, recipe.half, args.widths, args.blocks)
         params = new_student(recipe.half, config, seed=recipe.seed)
     mesh, shared = None, math.gcd(recipe.batch, jax.device_count())
     if jax.device_count() > 1:
@@ -164,12 +170,11 @@ def _losses(words: list[str]) -> dict[str, float]:
 
 
 def _student_config(
-    teacher: AutoencoderTinyConfig, widths: list[int] | None, blocks: list[int] | None
+    teacher: AutoencoderTinyConfig, half: Half, widths: list[int] | None, blocks: list[int] | None
 ) -> AutoencoderTinyConfig:
-    """Return the teacher's config with other widths and numbers of blocks, latent first."""
+    """Return the teacher's config with other widths and numbers of blocks of one half."""
     given: dict[str, Any] = {}
-    for values, name in ((widths, "{}_block_out_channels"), (blocks, "num_{}_blocks")):
+    for values, name in ((widths, f"{half}_block_out_channels"), (blocks, f"num_{half}_blocks")):
         if values:
-            given[name.format("decoder")] = tuple(values)
-            given[name.format("encoder")] = tuple(values[::-1])
+            given[name] = tuple(values if half == "decoder" else values[::-1])  # latent first
     return teacher.replace(**given, name_or_path="")

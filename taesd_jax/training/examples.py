@@ -12,17 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import TrainingError
+from ..errors import TrainingError, one_line
 from ..images import from_uint8, to_uint8
 from ..storage import write_files
-from .pictures import Crops
+from .pictures import Crops, describe_pictures
 from .recipe import Recipe
+from .records import locked, read_facts
 from .teachers import Teacher, as_pytree, decode_with, encode_with
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 # Crops that the teacher answers at a time; always the same, so that the bits are, too.
 _BLOCK = 32
@@ -59,25 +55,13 @@ class Answers:
         self.folder, self.crops, self.count, self.teacher = folder, crops, count, teacher
         self.decoded = decoded
         self._facts = {
-            "pictures": [f"{p.name}:{p.stat().st_size}" for p in crops.pictures],
+            "pictures": describe_pictures(crops.pictures),
             "teacher": name,
             "count": count,
             **{k: getattr(crops, k) for k in ("side", "seed", "shrink", "hue", "saturation")},
         }
         self._file, self._keep = folder / "answers.json", decoded
-        if self._file.exists():
-            found = json.loads(self._file.read_text())
-            other = sorted(k for k, v in self._facts.items() if found.get(k) != v)
-            if decoded and not found["decoded"]:
-                raise TrainingError(
-                    f"{folder} lacks what the teacher decodes, which imitation needs; name another "
-                    f"folder"
-                )
-            if other:
-                raise TrainingError(
-                    f"{folder} has answers for other {', '.join(other)}; name another folder"
-                )
-            self._keep = found["decoded"]
+        self._done()
         self._arrays: dict[str, np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -86,20 +70,20 @@ class Answers:
     def __getitem__(self, number: int) -> dict[str, np.ndarray]:
         """Return one crop with its answers: "image" and "decoded" of 8 bits, "latent" float32."""
         if self._arrays is None:
-            self._arrays = {name: np.load(self._path(name), mmap_mode="r") for name in self._names}
+            self._arrays = {name: self._open(name) for name in self._names}
         return {name: np.array(array[number]) for name, array in self._arrays.items()}
 
     def fill(self, progress: Callable[[int, int], object] = lambda done, count: None) -> None:
         """Compute what is missing; `progress` is told how many of how many are done."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as lock:
-            # Another training that shares the folder waits until all is there.
-            if fcntl:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        # Another training that shares the folder waits until all is there.
+        with locked(self.folder, wait=True):
             self._fill(progress)
 
     def _fill(self, progress: Callable[[int, int], object]) -> None:
-        done = json.loads(self._file.read_text())["done"] if self._file.exists() else 0
+        # Once more: what was there first may have been written since.
+        done = self._done()
+        if not done:
+            self._tell(0)
         answer = jax.jit(_answer, static_argnames="decoded")
         arrays: dict[str, np.ndarray] = {}
         while done < self.count:
@@ -122,9 +106,46 @@ class Answers:
             if done == self.count or done % (16 * _BLOCK) == 0:
                 for array in arrays.values():
                     array.flush()  # pyright: ignore[reportAttributeAccessIssue]
-                facts = json.dumps({**self._facts, "decoded": self._keep, "done": done}, indent=1)
-                write_files({self._file: facts.encode()})
+                self._tell(done)
                 progress(done, self.count)
+
+    def _done(self) -> int:
+        """Return how many are there; raise TrainingError if they are not of these crops."""
+        if not self._file.exists():
+            return 0
+        found = read_facts(self._file)
+        if other := sorted(k for k, v in self._facts.items() if found.get(k) != v):
+            raise TrainingError(
+                f"{self.folder} has answers for other {', '.join(other)}; name another folder"
+            )
+        done, kept = found.get("done"), found.get("decoded")
+        if not isinstance(done, int) or not isinstance(kept, bool):
+            raise TrainingError(f"{self._file} does not say what is done; name another folder")
+        if self.decoded and not kept:
+            raise TrainingError(
+                f"{self.folder} lacks what the teacher decodes, which imitation needs; name "
+                f"another folder"
+            )
+        self._keep = kept
+        return done
+
+    def _tell(self, done: int) -> None:
+        facts = json.dumps({**self._facts, "decoded": self._keep, "done": done}, indent=1)
+        write_files({self._file: facts.encode()})
+
+    def _open(self, name: str) -> np.ndarray:
+        try:
+            array = np.load(self._path(name), mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError) as error:
+            raise TrainingError(
+                f"{self._path(name)} cannot be read ({one_line(error)}); delete {self.folder}"
+            ) from error
+        if len(array) != self.count:
+            raise TrainingError(
+                f"{self._path(name)} has {len(array)} answers, not {self.count}; delete "
+                f"{self.folder}"
+            )
+        return array
 
     @property
     def _names(self) -> tuple[str, ...]:

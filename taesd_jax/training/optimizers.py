@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
@@ -19,7 +20,7 @@ _LEAST_WIDTH = 8
 
 def optimizer_of(recipe: Recipe) -> optax.GradientTransformation:
     """Return what moves a student's params."""
-    warmup = min(recipe.warmup, recipe.steps - 1)
+    warmup = min(recipe.warmup, recipe.steps // 4)
     rate = optax.warmup_cosine_decay_schedule(
         0.0 if warmup else recipe.rate, recipe.rate, warmup, recipe.steps, recipe.rate / 100
     )
@@ -32,9 +33,10 @@ def optimizer_of(recipe: Recipe) -> optax.GradientTransformation:
             adam_b2=recipe.beta2,
         )
     if recipe.optimizer == "amsgrad":
-        # The maximum is of the second moment as it is, as in the paper and in PyTorch: corrected
-        # for its bias, the first gradient's square would stand for ever.
-        return optax.amsgrad(rate, b1=0.9, b2=recipe.beta2, bias_correction_nu=False)
+        # As in PyTorch the maximum is of the second moment as it is, and corrected for its bias
+        # afterwards: before, the first gradient's square would stand for ever.
+        corrected = lambda step: rate(step) * jnp.sqrt(1 - recipe.beta2 ** (step + 1.0))  # noqa: E731
+        return optax.amsgrad(corrected, b1=0.9, b2=recipe.beta2, bias_correction_nu=False)
     return optax.adamw(rate, b1=0.9, b2=recipe.beta2)
 
 

@@ -118,7 +118,7 @@ def shrink_square(pixels: np.ndarray, side: int) -> np.ndarray:
 def list_pictures(sources: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """List pictures, each once and by name, of folders with theirs, files and glob patterns.
 
-    Sample sheets of trainings are left out of folders.
+    Sample sheets of trainings are left out, unless they are named one by one.
 
     Raises:
         PictureError: A source has none.
@@ -129,17 +129,27 @@ def list_pictures(sources: Iterable[str | os.PathLike[str]]) -> list[Path]:
         path = Path(source)
         if path.is_dir():
             names = [p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()]
-            names = [p for p in names if not _of_training(p)]
+            names = _without_sheets(names)
         elif path.exists() or not glob.has_magic(source):
             names = [path] if path.is_file() else []
         else:
             names = [p for p in map(Path, glob.glob(source, recursive=True)) if p.is_file()]
+            names = _without_sheets(names)
         if not names:
             raise PictureError(f"no pictures in {source!r}; they end with {', '.join(SUFFIXES)}")
         found |= {name.resolve(): name for name in sorted(names)}
     return list(found.values())
 
 
-def _of_training(path: Path) -> bool:
-    """Return whether a picture is a sample sheet."""
-    return path.parent.name == "samples" and (path.parents[1] / RECIPE_FILE).exists()
+def describe_pictures(pictures: Iterable[Path]) -> list[str]:
+    """Return names and sizes, which tell trainings apart; of a picture that is gone its name."""
+    return [f"{p.name}:{p.stat().st_size if p.exists() else 'gone'}" for p in pictures]
+
+
+def _without_sheets(paths: list[Path]) -> list[Path]:
+    """Leave out the sample sheets of trainings."""
+    return [
+        path
+        for path in paths
+        if path.parent.name != "samples" or not (path.parent.parent / RECIPE_FILE).exists()
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from math import inf
 from typing import Any
 
 from ..layers import Half
@@ -13,8 +14,6 @@ TEACHER_LOSSES = ("features", "latents")
 # Each with its rate and second moment's decay.
 OPTIMIZERS = {"muon": (8e-3, 0.99), "amsgrad": (3e-4, 0.9), "adamw": (3e-4, 0.99)}
 DTYPES = ("float32", "bfloat16")
-
-_SSIM_WINDOW = 11
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +39,12 @@ class Recipe:
         hue: See `augment`.
         saturation: See `augment`.
         crops: Number of different crops, 0 for new ones without end.
-        optimizer: "muon", Adam with steps made orthogonal (Jordan et al. 2024, "Muon"), by far the
-            fastest here; "amsgrad", Adam whose second moment never falls, as the published models
-            were trained with; or "adamw".
+        optimizer: "muon", momentum with steps made orthogonal (Jordan et al. 2024, "Muon") for
+            inner kernels and Adam for the rest, by far the fastest here; "amsgrad", Adam whose
+            second moment never falls, as the published models were trained with; or "adamw".
         rate: Highest learning rate; it falls along a cosine to a hundredth. 0 for the optimizer's
             own: 8e-3 of muon, 3e-4 of the others, as the published models were trained with.
-        warmup: Steps until the highest rate.
+        warmup: Steps until the highest rate, a quarter of all at most.
         beta2: Decay of Adam's second moment. 0 for the optimizer's own: 0.9 of amsgrad, as the
             published models were trained with, 0.99 of the others.
         ema: Decay of the average of params that is measured and kept.
@@ -91,26 +90,30 @@ class Recipe:
                 f"losses of {article} {self.half} are {', '.join(allowed)}, got "
                 f"{', '.join(unknown)}"
             )
-        if not self.losses or not all(weight > 0 for weight in self.losses.values()):
-            raise ValueError(f"losses must have weights above 0, got {self.losses}")
+        if not self.losses or not all(0 < weight < inf for weight in self.losses.values()):
+            raise ValueError(f"losses must have finite weights above 0, got {self.losses}")
         if self.optimizer not in OPTIMIZERS:
             names = ", ".join(OPTIMIZERS)
             raise ValueError(f"optimizer must be one of {names}, got {self.optimizer!r}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {DTYPES}, got {self.dtype!r}")
         least = dict.fromkeys(("steps", "batch", "side", "buffer", "shrink"), 1)
-        least |= dict.fromkeys(("frozen", "crops", "rate", "warmup", "hue", "saturation"), 0)
+        least |= dict.fromkeys(("frozen", "crops", "rate", "warmup"), 0)
         for name, number in least.items():
-            if not getattr(self, name) >= number:
+            if not number <= getattr(self, name) < inf:
                 raise ValueError(f"{name} must be {number} or more, got {getattr(self, name)}")
-        for name in ("imitate", "beta2", "ema"):
-            value, most = getattr(self, name), 1 if name == "imitate" else 0.99999
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed must be from 0 to 2**31 - 1, got {self.seed}")
+        bounds = {"imitate": 1, "beta2": 0.99999, "ema": 0.99999, "hue": 1, "saturation": 10}
+        for name, most in bounds.items():
+            value = getattr(self, name)
             if not 0 <= value <= most:
                 raise ValueError(f"{name} must be from 0 to {most}, got {value}")
         if self.half == "encoder" and self.imitate:
             raise ValueError("imitate is of decoders: an encoder's target are the latents")
-        if "dssim" in self.losses and self.side < _SSIM_WINDOW:
-            raise ValueError(f"dssim needs a side of {_SSIM_WINDOW} at least, got {self.side}")
+        for name, least in (("dssim", 11), ("texture", 9), ("detail", 3)):
+            if name in self.losses and self.side < least:
+                raise ValueError(f"{name} needs a side of {least} at least, got {self.side}")
         if "mse_eighth" in self.losses and self.side % 8:
             raise ValueError(f"mse_eighth needs a side that 8 divides, got {self.side}")
         if "adversarial" in self.losses and self.buffer < self.batch:

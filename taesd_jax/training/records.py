@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from ..errors import TrainingError
+from ..errors import TrainingError, one_line
 from ..storage import write_files
 from .step import State
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 Event = dict[str, Any]
 
@@ -28,13 +34,13 @@ class Log:
     def __init__(self, path: Path, start: int, progress: Callable[[Event], object]):
         self._path, self._progress = path, progress
         kept = []
-        for line in path.read_text().splitlines() if path.exists() else []:
+        for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
             try:
                 event = json.loads(line)
-            except json.JSONDecodeError:
+                if event["step"] <= start:
+                    kept.append(line + "\n")
+            except (json.JSONDecodeError, TypeError, KeyError):
                 continue  # cut by a kill
-            if event["step"] <= start:
-                kept.append(line + "\n")
         write_files({path: "".join(kept).encode()})
 
     def add(self, event: Event) -> None:
@@ -71,7 +77,13 @@ class Checkpoints:
         if start is None:
             return state, 0
         abstract = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, state)
-        found: Any = self._manager.restore(start, args=self._ocp.args.StandardRestore(abstract))
+        try:
+            found: Any = self._manager.restore(start, args=self._ocp.args.StandardRestore(abstract))
+        except (ValueError, OSError, KeyError, TypeError) as error:
+            raise TrainingError(
+                f"the checkpoint {self._manager.directory / str(start)} cannot be read "
+                f"({one_line(error)}); without it the training goes on from the one before"
+            ) from error
         return found, start
 
     def save(self, number: int, state: State) -> None:
@@ -83,6 +95,42 @@ class Checkpoints:
     def close(self) -> None:
         """Let go of the folder."""
         self._manager.close()
+
+
+@contextlib.contextmanager
+def locked(folder: Path, *, wait: bool) -> Iterator[None]:
+    """Keep a folder to this process, where the system can.
+
+    Args:
+        folder: Made where it is not there.
+        wait: Until another process has done with it; else that is an error.
+
+    Raises:
+        TrainingError: Another process works in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        if fcntl:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise TrainingError(f"another process trains in {folder}") from error
+        yield
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        TrainingError: It is none.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise TrainingError(f"{path} cannot be read: {one_line(error)}") from error
+    if not isinstance(found, dict):
+        raise TrainingError(f"{path} must hold an object, got {type(found).__name__}")
+    return found
 
 
 def claim(path: Path, facts: dict[str, Any], *, resume: bool) -> None:
@@ -97,14 +145,15 @@ def claim(path: Path, facts: dict[str, Any], *, resume: bool) -> None:
         TrainingError: There is a training, and it is another one or not to be resumed.
     """
     facts = json.loads(json.dumps(facts))
-    if not path.exists():
-        if (path.parent / "checkpoints").exists():
+    begun = any((path.parent / "checkpoints").glob("[0-9]*"))
+    if not path.exists() or not begun:
+        if begun:
             raise TrainingError(f"{path.parent} has checkpoints but no {path.name}; name another")
         write_files({path: json.dumps(facts, indent=1).encode()})
         return
     if not resume:
         raise TrainingError(f"{path.parent} has a training; resume it, or name another folder")
-    wanted, there = _flat(facts), _flat(json.loads(path.read_text()))
+    wanted, there = _flat(facts), _flat(read_facts(path))
     other = sorted(k for k in wanted | there if wanted.get(k) != there.get(k))
     if other:
         raise TrainingError(f"{path.parent} has a training with other {', '.join(other)}")

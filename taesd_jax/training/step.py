@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -95,7 +96,9 @@ def make_step(
             raise ValueError("features and imitation need a teacher of the family, not a function")
         teacher.require(recipe.half)
         if "features" in recipe.losses and not _shared(recipe.half, config, teacher.config):
-            raise ValueError("features need a stage that is as wide in student and teacher")
+            raise ValueError(
+                "features need as many stages in student and teacher, one of them as wide in both"
+            )
     teacher = as_pytree(teacher)
 
     def run(state: State, batch: Batch, teacher: Any) -> tuple[State, Losses]:
@@ -141,7 +144,8 @@ def _step(
     # Short at first, so that the first random params are soon forgotten.
     done = state.step.astype(jnp.float32)
     decay = jnp.minimum(recipe.ema, (1 + done) / (10 + done))
-    average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.ema, params)
+    average = {name: value for name, value in state.ema.items() if name not in frozen}
+    average = kept | jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, moved)
     critic = state.critic
     if critic is not None:
         key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
@@ -226,5 +230,5 @@ def _update(
 
 def _shared(half: Half, config: AutoencoderTinyConfig, teacher: AutoencoderTinyConfig) -> bool:
     name = f"{half}_block_out_channels"
-    pairs = zip(getattr(config, name), getattr(teacher, name), strict=False)
-    return any(own == other for own, other in pairs)
+    own, other = getattr(config, name), getattr(teacher, name)
+    return len(own) == len(other) and any(map(operator.eq, own, other))

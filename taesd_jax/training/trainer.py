@@ -23,9 +23,9 @@ from ..layers import HALVES, Half, layers_of
 from ..sharding import replicate, shard_images
 from .evaluation import HeldOut
 from .examples import Answers, batches
-from .pictures import RECIPE_FILE, Crops
+from .pictures import RECIPE_FILE, Crops, describe_pictures
 from .recipe import Recipe
-from .records import Checkpoints, Event, Log, claim
+from .records import Checkpoints, Event, Log, claim, locked
 from .step import State, init_state, make_step
 from .teachers import Teacher, as_pytree, digest_of, encode_with, teacher_digest
 
@@ -81,6 +81,9 @@ def train(
         ValueError: The recipe asks for what the teacher does not have.
     """
     folder, half = Path(folder).absolute(), recipe.half
+    if half not in student:
+        raise TrainingError(f"student must have the {half} that is trained, got {sorted(student)}")
+    pictures, held_out = ([Path(path) for path in paths] for paths in (pictures, held_out))
     teacher = as_pytree(teacher)
     if mesh is not None:
         teacher = jax.device_put(teacher, replicate(mesh))
@@ -105,7 +108,7 @@ def train(
         "config": config.to_dict(),
         "teacher": taught_by,
         "student": digest_of(student[half]),
-        "pictures": [f"{path.name}:{path.stat().st_size}" for path in pictures],
+        "pictures": describe_pictures(pictures),
         "devices": 1 if mesh is None else mesh.size,
     }
     source: Crops | Answers = crops
@@ -115,42 +118,41 @@ def train(
         source = Answers(where, crops, recipe.crops, teacher, **options)
     elif answers:
         raise TrainingError("answers are kept of a number of crops: give recipe.crops, --crops")
-    claim(folder / half / RECIPE_FILE, facts, resume=resume)
-    checkpoints = Checkpoints(folder / half / "checkpoints")
-    try:
-        state, start = checkpoints.restore(init_state(student[half], config, recipe))
-        if isinstance(source, Answers):
-            source.fill(lambda done, count: progress({"answers": done, "of": count}))
-        log = Log(folder / half / "log.jsonl", start, progress)
-        place = _placement(mesh)
-        state, since, last = place(state, False), time.perf_counter(), start
-        for number, batch in enumerate(batches(source, recipe, start), start + 1):
-            state, losses = step(state, place(batch, True))
-            ends = number == recipe.steps
-            if number % log_every == 0 or ends:
-                # First the values: only then the steps, which run ahead of Python, are done.
-                values = {name: float(value) for name, value in losses.items()}
-                pace = (number - last) / (time.perf_counter() - since)
-                _check_finite(values["total"], state, number)
-                log.add({"step": number, **values, "steps_per_second": round(pace, 2)})
-                since, last = time.perf_counter(), number
-            if number % measure_every == 0 or ends:
-                _check_finite(float(losses["total"]), state, number)
-                if measured:
-                    figures, sheet = measured.measure(state.ema)
-                    log.add({"step": number, **figures})
-                    write_image(folder / half / "samples" / f"{number:07}.png", sheet)
-                # Last: what a checkpoint's steps have to show is there before the checkpoint.
-                checkpoints.save(number, state)
-                since, last = time.perf_counter(), number
-    finally:
-        checkpoints.close()
-    result = {half: jax.tree.map(np.asarray, state.ema)}
-    for other in HALVES:
-        there = (folder / f"model_{other}.safetensors").exists()
-        if other == half or (other in student and not there):
-            params = result if other == half else {other: student[other]}
-            weights.save(folder / "model", params, config, layout="original")
+    _join(folder / "model", student, half, config)  # an error now, not at the end
+    with locked(folder / half, wait=False):
+        claim(folder / half / RECIPE_FILE, facts, resume=resume)
+        checkpoints = Checkpoints(folder / half / "checkpoints")
+        try:
+            state, start = checkpoints.restore(init_state(student[half], config, recipe))
+            if isinstance(source, Answers):
+                source.fill(lambda done, count: progress({"answers": done, "of": count}))
+            log = Log(folder / half / "log.jsonl", start, progress)
+            place = _placement(mesh)
+            state, since, last = place(state, False), time.perf_counter(), start
+            for number, batch in enumerate(batches(source, recipe, start), start + 1):
+                state, losses = step(state, place(batch, True))
+                ends = number == recipe.steps
+                if number % log_every == 0 or ends:
+                    # First the values: only then the steps, which run ahead of Python, are done.
+                    values = {name: float(value) for name, value in losses.items()}
+                    pace = (number - last) / (time.perf_counter() - since)
+                    _check_finite(values["total"], state, number)
+                    log.add({"step": number, **values, "steps_per_second": round(pace, 2)})
+                    since, last = time.perf_counter(), number
+                if number % measure_every == 0 or ends:
+                    _check_finite(float(losses["total"]), state, number)
+                    if measured:
+                        figures, sheet = measured.measure(state.ema)
+                        log.add({"step": number, **figures})
+                        write_image(folder / half / "samples" / f"{number:07}.png", sheet)
+                    # Last: what a checkpoint's steps have to show is there before the checkpoint.
+                    checkpoints.save(number, state)
+                    since, last = time.perf_counter(), number
+        finally:
+            checkpoints.close()
+        result = {half: jax.tree.map(np.asarray, state.ema)}
+        both, config = _join(folder / "model", student | result, half, config)
+        weights.save(folder / "model", both, config, layout="original")
     return result
 
 
@@ -167,6 +169,31 @@ def new_student(half: Half, config: AutoencoderTinyConfig, *, seed: int) -> Para
         last = params[layers_of(half, config)[-1].name]
         last["bias"] = last["bias"] + 0.5  # of [0, 1]
     return {half: params}
+
+
+def _join(
+    path: Path, params: Params, half: Half, config: AutoencoderTinyConfig
+) -> tuple[Params, AutoencoderTinyConfig]:
+    """Put the other half that is there beside a trained one; return params and config of both.
+
+    Raises:
+        TrainingError: The two are no model.
+    """
+    (other,) = set(HALVES) - {half}
+    there = path.with_name(f"{path.name}_{other}.safetensors")
+    if not there.exists():
+        return params, config
+    found = weights.load(there)
+    ours, theirs = config.to_dict(), found.config.to_dict()
+    own = {name for name in ours if other in name}
+    shared = [name for name in ours if other not in name and half not in name]
+    if differing := [name for name in shared if ours[name] != theirs[name]]:
+        raise TrainingError(
+            f"{there} has another {', '.join(differing)} than this {half}; name another folder"
+        )
+    return {half: params[half], other: found.params[other]}, config.replace(
+        **{name: getattr(found.config, name) for name in own}
+    )
 
 
 def _check_sizes(
