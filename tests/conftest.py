@@ -63,6 +63,19 @@ def photographs(photos, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """Return the path of a small random model."""
+    from trainings import SMALL
+
+    import taesd_jax
+
+    path = tmp_path_factory.mktemp("teacher") / "teacher"
+    params = taesd_jax.init(jax.random.key(1), config=SMALL)
+    taesd_jax.save(path, params, SMALL, layout="original")
+    return path
+
+
 @pytest.fixture(autouse=True, scope="module")
 def free_programs():
     """Let go of compiled programs: all of them together take more memory maps than Linux allows."""

@@ -1,8 +1,9 @@
 """Random models, the same bits on every machine, drawn by published name with numpy."""
 
 import numpy as np
+from safetensors.numpy import save_file
 
-from taesd_jax import AutoencoderTinyConfig, weights
+from taesd_jax import VARIANTS, AutoencoderTinyConfig, weights
 from taesd_jax.layers import HALVES, layers_of
 from taesd_jax.weights.names import file_name, tensor_shapes, to_flax
 
@@ -13,6 +14,23 @@ NARROWING = AutoencoderTinyConfig(
     encoder_block_out_channels=(8, 16, 24, 32), decoder_block_out_channels=(32, 24, 16, 8)
 )
 NARROWING_IN_BLOCKS = NARROWING.replace(width_change="block")
+CONFIGS = {
+    **VARIANTS,
+    "small": SMALL,
+    "wide": AutoencoderTinyConfig(decoder_block_out_channels=(192,) * 4),
+    "narrowing": NARROWING,
+    "narrowing in blocks": NARROWING_IN_BLOCKS,
+    "few blocks": AutoencoderTinyConfig(
+        num_encoder_blocks=(0, 1, 2, 1), num_decoder_blocks=(1, 0, 2, 0)
+    ),
+    "one stage": AutoencoderTinyConfig(
+        encoder_block_out_channels=(8,),
+        num_encoder_blocks=(1,),
+        decoder_block_out_channels=(8,),
+        num_decoder_blocks=(1,),
+    ),
+    "rgba": AutoencoderTinyConfig(in_channels=4, out_channels=4),
+}
 
 
 def random_state(half, config, seed=0, dtype=np.float32):
@@ -68,3 +86,16 @@ def image(config, size, n=1, seed=0, dtype=np.float32):
 def latent(config, size, n=1, seed=0, dtype=np.float32):
     shape = (n, *size, config.latent_channels)
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def write_pair(folder, name="taesd", config=SMALL, dtype=np.float32):
+    for half in ("encoder", "decoder"):
+        save_file(random_state(half, config, dtype=dtype), folder / f"{name}_{half}.safetensors")
+    return folder / name
+
+
+def same(a, b):
+    """Whether two trees have the same keys, dtypes and bits."""
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()

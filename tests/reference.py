@@ -3,8 +3,17 @@
 It runs a state dict of published names layer by layer and shares no code with the package.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+
+
+def to_torch(x):
+    return torch.from_numpy(np.array(np.moveaxis(np.asarray(x), -1, 1), order="C"))
+
+
+def to_numpy(x):
+    return np.moveaxis(x.numpy(), 1, -1)
 
 
 def block(state, prefix, x, act=F.relu):

@@ -9,8 +9,17 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from models import SMALL, image, latent, named, random_model, random_state, random_states
-from test_weights import CONFIGS, same
+from models import (
+    CONFIGS,
+    SMALL,
+    image,
+    latent,
+    named,
+    random_model,
+    random_state,
+    random_states,
+    same,
+)
 
 import taesd_jax
 from taesd_jax import VARIANTS, CheckpointError, CheckpointNotFoundError

@@ -17,6 +17,7 @@ from taesd_jax.weights.names import flax_path, tensor_shapes, to_torch_shape
 
 torch = pytest.importorskip("torch")
 reference = pytest.importorskip("reference")
+to_numpy, to_torch = reference.to_numpy, reference.to_torch
 
 # Float32 sums in another order: 5e-5 is the promise on pictures of [-1, 1]; these random models
 # give outputs of about that size.
@@ -57,14 +58,6 @@ TORCH_ACT = {
     "gelu": torch.nn.functional.gelu,
     "mish": torch.nn.functional.mish,
 }
-
-
-def to_torch(x):
-    return torch.from_numpy(np.array(np.moveaxis(np.asarray(x), -1, 1), order="C"))
-
-
-def to_numpy(x):
-    return np.moveaxis(x.numpy(), 1, -1)
 
 
 def set_params(module, values):

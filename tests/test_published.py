@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_modules import to_numpy, to_torch
 
 import taesd_jax
 from taesd_jax import VARIANTS, AutoencoderTiny
@@ -13,6 +12,7 @@ from taesd_jax.layers import HALVES
 
 torch = pytest.importorskip("torch")
 reference = pytest.importorskip("reference")
+to_numpy, to_torch = reference.to_numpy, reference.to_torch
 convert = pytest.importorskip("taesd_jax.convert")
 
 # The promise for [-1, 1] pictures in float32; latents reach about 10, so theirs is by scale.

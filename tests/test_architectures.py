@@ -1,0 +1,159 @@
+"""The architecture is read from names and shapes, strict about everything else."""
+
+import numpy as np
+import pytest
+from models import (
+    CONFIGS,
+    SMALL,
+    assemble,
+    named,
+    part,
+    random_model,
+    random_state,
+    random_states,
+    same,
+)
+
+from taesd_jax import (
+    VARIANTS,
+    CheckpointError,
+    weights,
+)
+
+
+@pytest.mark.parametrize("scheme", ["module", "diffusers", "comfyui"])
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_the_architecture_is_read_from_names_and_shapes(name, scheme):
+    config = CONFIGS[name]
+    params, got, found = assemble(named(random_states(config), scheme))
+    assert got == config.architecture
+    assert found == scheme
+    assert same(params, random_model(config)[0])
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+@pytest.mark.parametrize("half", ["encoder", "decoder"])
+def test_one_half_is_recognised_alone(name, half):
+    config = CONFIGS[name]
+    params, got, found = assemble(random_state(half, config))
+    assert found == "original"
+    assert list(params) == [half]
+    prefix = f"num_{half}", f"{half}_", "latent", "pool"
+    fields = [f for f in config.to_dict() if f.startswith(prefix)]
+    assert {f: getattr(got, f) for f in fields} == {f: getattr(config, f) for f in fields}
+
+
+def test_a_published_half_brings_the_config_of_its_whole():
+    for name in ("taesana", "taef2", "taesd3"):
+        for half in ("encoder", "decoder"):
+            config = assemble(random_state(half, VARIANTS[name])).config
+            assert config == VARIANTS[name].architecture
+
+
+def test_every_wrong_tensor_is_listed_at_once():
+    tensors = named(random_states(VARIANTS["taesd"]), "diffusers")
+    del tensors["encoder.layers.0.bias"], tensors["decoder.layers.4.conv.2.weight"]
+    tensors["decoder.layers.2.conv.0.bias"] = np.zeros(63, np.float32)
+    tensors["encoder.layers.3.conv.6.weight"] = np.zeros(3, np.float32)
+    with pytest.raises(CheckpointError) as error:
+        assemble(tensors)
+    lines = str(error.value).split("\n")
+    assert lines[0] == (
+        "tensors: the tensors fit no model of this family; the nearest is taesd or taesdxl "
+        "(4 latent channels, 8x):"
+    )
+    assert sorted(lines[1:]) == [
+        "  decoder 3.conv.0.bias: expected shape (64,), got (63,)",
+        "  decoder 5.conv.2.weight: missing",
+        "  encoder 0.bias: missing",
+        "  encoder 3.conv.6.weight: unexpected",
+    ]
+
+
+def test_a_custom_model_is_compared_with_itself():
+    tensors = named(random_states(CONFIGS["wide"]), "module")
+    del tensors["decoder.5.conv.2.bias"]
+    with pytest.raises(CheckpointError, match="fit no model.*:\n  decoder 5.conv.2.bias: missing$"):
+        assemble(tensors)
+
+
+@pytest.mark.parametrize("dropped", ["11.pool.0.weight", "12.pool.1.bias", "13.pool.3.weight"])
+def test_a_lost_pool_weight_is_noticed(dropped):
+    state = random_state("encoder", VARIANTS["taef2"])
+    del state[dropped]
+    with pytest.raises(CheckpointError, match=f"encoder {dropped}: missing"):
+        assemble(state)
+
+
+def test_every_single_loss_is_noticed():
+    # Whatever one tensor is lost, no other architecture fits what is left.
+    for config in (SMALL, VARIANTS["taef2"], VARIANTS["taesana"]):
+        shapes = {k: np.broadcast_to(np.float32(0), v.shape)
+                  for k, v in named(random_states(config), "module").items()}  # fmt: skip
+        for name in shapes:
+            rest = {k: v for k, v in shapes.items() if k != name}
+            with pytest.raises(CheckpointError):
+                assemble(rest)
+
+
+def test_an_encoder_without_its_first_layer_is_still_an_encoder():
+    for config in (SMALL, VARIANTS["taesana"]):
+        state = random_state("encoder", config)
+        del state["0.weight"], state["0.bias"]
+        with pytest.raises(CheckpointError, match="encoder 0.weight: missing"):
+            assemble(state)
+
+
+def test_only_the_exact_flax_spelling_is_read():
+    tensors = named(random_states(SMALL), "flax")
+    assert assemble(tensors).scheme == "flax"
+    for extra in (
+        "encoder.layers_0.weight",
+        "encoder.layers_0.scale",
+        "encoder.layers_1.conv.0.kernel",
+        "encoder.layers_01.kernel",
+    ):
+        wrong = tensors | {extra: np.zeros((3, 3, 3, 8), np.float32)}
+        with pytest.raises(CheckpointError, match=rf"belong to no half .*\['{extra}'\]"):
+            assemble(wrong)
+
+
+def test_halves_of_two_models_are_refused():
+    def mix(encoder, decoder):
+        states = {
+            "encoder": random_state("encoder", VARIANTS[encoder]),
+            "decoder": random_state("decoder", VARIANTS[decoder]),
+        }
+        return assemble(named(states, "module"))
+
+    with pytest.raises(
+        CheckpointError,
+        match=r"the encoder is of taesd3 or taef1 \(16 latent channels, 8x\), the decoder of taesd",
+    ):
+        mix("taesd3", "taesd")
+    with pytest.raises(CheckpointError, match="encoder and decoder belong to different models"):
+        mix("taef2", "taesana")
+    state = random_state("encoder", SMALL)
+    with pytest.raises(CheckpointError, match="two encoders"):
+        weights.assemble([part(state, "a"), part(state, "b")], fields={}, label="", origin="x")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["tiny_vae.encoder.layers.0.weight", "extra_encoder.conv.weight"], "fal's FLUX.2-Tiny"),
+        (["decoder.up_blocks.0.resnets.0.conv1.weight", "quant_conv.weight"], "full AutoencoderKL"),
+        (["encoder.down.0.block.0.conv1.weight", "encoder.mid.block_1.x"], "full VAE in its orig"),
+        (["model.weight"], "no tiny autoencoder of this family: expected tensors such as"),
+        ([], "got 0 tensors: none"),
+    ],
+)
+def test_other_projects_are_named(names, message):
+    with pytest.raises(CheckpointError, match=message):
+        assemble({name: np.zeros((1, 1, 3, 3), np.float32) for name in names})
+
+
+def test_a_stray_tensor_is_named():
+    tensors = named(random_states(SMALL), "diffusers") | {"step": np.zeros(1, np.float32)}
+    with pytest.raises(CheckpointError, match=r"tensors that belong to no half .*: \['step'\]"):
+        assemble(tensors)

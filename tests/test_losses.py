@@ -1,0 +1,171 @@
+"""Losses, metrics and features, against other libraries and plain numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from trainings import TWO_STAGES
+
+from taesd_jax import decode, encode, init, metrics
+from taesd_jax.training import losses
+from taesd_jax.training.features import feature_distance, stage_features
+
+# Float32 sums of a few thousand terms, in another order.
+ROUNDING = 2e-5
+
+
+@pytest.fixture(scope="module")
+def pair():
+    rng = np.random.default_rng(0)
+    target = rng.uniform(-1, 1, (2, 32, 40, 3)).astype("f4")
+    return np.clip(target + 0.3 * rng.normal(size=target.shape), -1, 1).astype("f4"), target
+
+
+@pytest.mark.parametrize("name", list(losses.LOSSES))
+def test_equal_images_have_no_loss_and_gradients_are_finite(name, pair):
+    image, target = map(jnp.asarray, pair)
+    assert losses.LOSSES[name](image, image) == pytest.approx(0, abs=1e-6)
+    assert losses.LOSSES[name](image, target) > 0
+    for x in (image, target, jnp.zeros_like(target)):
+        assert np.isfinite(jax.grad(losses.LOSSES[name])(x, target)).all()
+
+
+def test_ssim_is_scikit_images(pair):
+    from skimage.metrics import structural_similarity
+
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    options |= {"channel_axis": -1, "data_range": 1.0, "full": True}
+    for image, target in zip(*pair, strict=True):
+        _, full = structural_similarity((image + 1) / 2, (target + 1) / 2, **options)
+        got = metrics.ssim(image[None], target[None])
+        assert got == pytest.approx(full[5:-5, 5:-5].mean(), abs=ROUNDING)
+
+
+def test_gmsd_by_scipy(pair):
+    from scipy.ndimage import correlate
+
+    prewitt = np.array([[1, 0, -1]] * 3) / 3
+    want = []
+    for image, target in zip(*pair, strict=True):
+        maps = []
+        for x in (image, target):
+            luma = (x + 1) * 127.5 @ np.array([0.299, 0.587, 0.114])
+            small = luma.reshape(16, 2, 20, 2).mean((1, 3))
+            parts = [correlate(small, kernel)[1:-1, 1:-1] for kernel in (prewitt, prewitt.T)]
+            maps.append(np.hypot(*parts))
+        a, b = maps
+        want.append(np.std((2 * a * b + 170) / (a**2 + b**2 + 170)))
+    assert float(metrics.gmsd(*pair)) == pytest.approx(np.mean(want), rel=1e-4)
+    assert metrics.gmsd(pair[0], pair[0]) == 0
+
+
+def bands(x):
+    """Filter images (n, h, w, c) as Laws did, -> (8, n, h - 2, w - 2, c)."""
+    from scipy.ndimage import correlate1d
+
+    taps = np.array([[1, 2, 1], [2, 0, -2], [2, -4, 2]]) / 4
+    products = [
+        correlate1d(correlate1d(x.astype("f8"), a, 1), b, 2)[:, 1:-1, 1:-1]
+        for a in taps
+        for b in taps
+    ]
+    return np.stack(products[1:])
+
+
+def test_sharpness_by_scipy(pair):
+    from scipy.ndimage import gaussian_filter
+
+    image = pair[1]
+    blurred = np.stack([gaussian_filter(x, (1, 1, 0)) for x in image]).astype("f4")
+    luma = [x @ np.array([0.299, 0.587, 0.114])[:, None] for x in (image, blurred)]
+    a, b = (np.sqrt((bands(x) ** 2).mean((2, 3, 4))) for x in luma)
+    want = np.minimum(b / a, 1).mean()
+    assert float(metrics.sharpness(image, blurred)) == pytest.approx(want, rel=1e-4)
+    assert want < 0.5
+    assert metrics.sharpness(image, image) == 1
+    flat = jnp.zeros((1, 8, 8, 3))
+    assert metrics.sharpness(flat, flat) == 1
+    with pytest.raises(ValueError, match="sharpness needs sides of 3"):
+        metrics.sharpness(image[:, :2], image[:, :2])
+
+
+def test_a_grid_of_pixels_hides_no_blur(pair):
+    from scipy.ndimage import gaussian_filter
+
+    image = pair[1]
+    blurred = np.stack([gaussian_filter(x, (1, 1, 0)) for x in image]).astype("f4")
+    y, x = np.indices(image.shape[1:3])
+    gridded = blurred + 0.3 * ((-1.0) ** (x + y))[None, :, :, None].astype("f4")
+    # One band of eight is full, and the others are as they were.
+    gain = metrics.sharpness(image, gridded) - metrics.sharpness(image, blurred)
+    assert 0 < gain < 1 / 8
+
+
+def test_pixel_losses_by_numpy(pair):
+    image, target = pair
+    assert losses.mse(image, target) == pytest.approx(((image - target) ** 2).mean(), rel=1e-5)
+    assert losses.mae(image, target) == pytest.approx(np.abs(image - target).mean(), rel=1e-5)
+    small = [x.reshape(2, 4, 8, 5, 8, 3).mean((2, 4)) for x in pair]
+    want = ((small[0] - small[1]) ** 2).mean()
+    assert losses.mse_eighth(image, target) == pytest.approx(want, rel=1e-4)
+    want = np.abs(np.diff([abs(np.fft.rfft2(x, axes=(1, 2), norm="ortho")) for x in pair], axis=0))
+    assert losses.amplitude(image, target) == pytest.approx(want.mean(), rel=1e-4)
+
+
+def test_detail_and_texture_by_scipy(pair):
+    from scipy.ndimage import correlate, gaussian_filter
+
+    kernel = np.array([[0, -1, 0], [-1, 4, -1], [0, -1, 0]], "f4")[None, :, :, None]
+    a, b = (correlate(x, kernel)[:, 1:-1, 1:-1] for x in pair)
+    assert losses.detail(*pair) == pytest.approx(np.abs(a - b).mean(), rel=1e-4)
+    # Three standard deviations' radius is cut to 3 pixels: 7 in all.
+    energies = (gaussian_filter(bands(x) ** 2, 1.5, axes=(2, 3), radius=3) for x in pair)
+    a, b = (np.sqrt(x[:, :, 3:-3, 3:-3] + 1e-6) for x in energies)
+    assert losses.texture(*pair) == pytest.approx(((a - b) ** 2).mean(), rel=1e-4)
+
+
+def test_losses_say_which_sides_they_need():
+    x = jnp.zeros((1, 10, 16, 3))
+    with pytest.raises(ValueError, match=r"ssim needs sides of 11 at least, got shape"):
+        metrics.ssim(x, x)
+    with pytest.raises(ValueError, match=r"gmsd needs sides of 6 at least"):
+        metrics.gmsd(x[:, :5], x[:, :5])
+    with pytest.raises(ValueError, match=r"sides that 8 divides, got shape \(1, 10, 16, 3\)"):
+        losses.mse_eighth(x, x)
+    with pytest.raises(ValueError, match="texture needs sides of 9 at least"):
+        losses.texture(x[:, :8], x[:, :8])
+    with pytest.raises(ValueError, match="detail needs sides of 3 at least"):
+        losses.detail(x[:, :2], x[:, :2])
+
+
+@pytest.mark.parametrize("half", ["encoder", "decoder"])
+def test_stage_features_pass_through_the_model(half):
+    config = TWO_STAGES.replace(
+        decoder_block_out_channels=(8, 4), encoder_block_out_channels=(4, 8)
+    )
+    params = init(jax.random.key(0), config=config)
+    rng = np.random.default_rng(0)
+    shape = (1, 16, 24, 3) if half == "encoder" else (1, 8, 12, 4)
+    x = jnp.asarray(rng.uniform(-1, 1, shape), "f4")
+    run = encode if half == "encoder" else decode
+    options = {"half": half, "config": config}
+    found, features = stage_features(params[half], x, remat=False, **options)
+    assert np.allclose(found, run(params, x, config=config), atol=ROUNDING)
+    widths = getattr(config, f"{half}_block_out_channels")
+    assert tuple(feature.shape[-1] for feature in features) == widths
+    assert feature_distance(features, features) == 0
+
+    def total(p, remat):
+        return stage_features(p, x, remat=remat, **options)[0].sum()
+
+    gradient = jax.jit(jax.grad(total), static_argnums=1)
+    plain, again = (gradient(params[half], remat) for remat in (False, True))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), plain, again)
+
+
+def test_features_of_other_widths_are_left_out():
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=(1, 4, 4, 8)).astype("f4") for _ in range(2))
+    other = jnp.zeros((1, 8, 8, 4))
+    got = feature_distance([jnp.asarray(a), other], [jnp.asarray(b), jnp.zeros((1, 8, 8, 6))])
+    assert float(got) == pytest.approx(np.mean((a - b) ** 2) / np.var(b), rel=1e-5)
