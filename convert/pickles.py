@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,11 @@ def load_pth(source: str | os.PathLike[str]) -> weights.Checkpoint:
         CheckpointNotFoundError: There is no such file.
         CheckpointError: It is not a state dict of this family, or it would run code.
     """
-    path = Path(source).expanduser()
-    files = [path] if path.is_file() else pickles(path)
+    try:
+        path = Path(source).expanduser()
+        files = [path] if path.is_file() else pickles(path)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise CheckpointNotFoundError(f"no such file: {os.fspath(source)!r}: {error}") from error
     if not files:
         raise CheckpointNotFoundError(
             f"no such file: {path}, {pair_file(path, 'encoder', '.pth')} or "
@@ -73,9 +77,22 @@ def save_pth(
     return list(written)
 
 
+def _check_sizes(file: zipfile.ZipFile, path: Path) -> None:
+    """Raise CheckpointError where more would come out of a file than there is in it."""
+    parts = file.infolist()
+    stored = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
+    if not stored or sum(part.file_size for part in parts) > path.stat().st_size:
+        raise CheckpointError(f"{path}: refused, its parts are compressed or overlap")
+
+
 def _read(path: Path) -> dict[str, torch.Tensor]:
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as file:
+                _check_sizes(file, path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: refused, it holds more than tensors and could run code when loaded"

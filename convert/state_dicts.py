@@ -99,9 +99,16 @@ def to_tensor(array: np.ndarray) -> torch.Tensor:
 def _unfit(value: Any) -> str:
     if not isinstance(value, torch.Tensor):
         return type(value).__name__
-    if value.layout != torch.strided or value.is_meta:
-        return "meta" if value.is_meta else str(value.layout)
-    return "" if value.dtype in _DTYPES else str(value.dtype)
+    kinds = {"meta": value.is_meta, "nested": value.is_nested, "negated": value.is_neg()}
+    if kind := next((name for name, holds in kinds.items() if holds), ""):
+        return kind
+    if value.layout != torch.strided:
+        return str(value.layout)
+    if value.dtype not in _DTYPES:
+        return str(value.dtype)
+    # A view that repeats what is stored may stand for more than the memory holds.
+    repeats = value.untyped_storage().nbytes() < value.numel() * value.element_size()
+    return "larger than what is stored" if repeats else ""
 
 
 def _fields(module: torch.nn.Module) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from .errors import PictureError
-from .storage import write_files
+from .storage import resolve_target, write_files
 
 try:
     import fcntl
@@ -82,22 +82,21 @@ class GrowingArray:
 
     Raises:
         PictureError: The suffix is another, or another run is writing this target.
-        OSError: The file cannot be written.
+        OSError: The file cannot be written, or is a folder, device or pipe.
     """
 
     def __init__(
         self, path: str | os.PathLike[str], shape: tuple[int, ...], dtype: str, *, job: Any
     ):
-        path = Path(path).resolve()
+        path = resolve_target(path)
         if path.suffix.lower() not in SUFFIXES:
             raise PictureError(f"{path}: the suffix must be one of {', '.join(SUFFIXES)}")
-        if path.is_dir():
-            raise PictureError(f"expected a file, got a folder: {path}")
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.shape, self.dtype = path, shape, np.dtype(dtype)
         self._beside = path.with_name(f".{path.stem[:100]}.partial{path.suffix}")
-        self._state = self._beside.with_suffix(".json")
-        text = json.dumps([job, shape, dtype], sort_keys=True)
+        self._state = self._beside.with_name(f"{self._beside.name}.json")
+        # Long names may share the files beside them, hence the path.
+        text = json.dumps([job, shape, dtype, os.fspath(path)], sort_keys=True)
         self._job = hashlib.sha256(text.encode()).hexdigest()
         self._file = _open_alone(self._beside, path)
         self.rows = 0
@@ -146,8 +145,14 @@ class GrowingArray:
         """Keep the rows so far for the next run of this job; without any leave nothing behind."""
         if self.rows:
             self.flush()
+            self._file.close()
         else:
-            self._beside.unlink(missing_ok=True)
+            self.discard()
+
+    def discard(self) -> None:
+        """Leave nothing behind but the old file."""
+        self._state.unlink(missing_ok=True)
+        self._beside.unlink(missing_ok=True)
         self._file.close()
 
     def _resume(self) -> tuple[int, int] | None:
@@ -185,7 +190,11 @@ def digest(leaves: Iterable[np.ndarray]) -> str:
 def _open_alone(path: Path, target: Path) -> BinaryIO:
     """Open a file that no other run has open; a run that is killed lets go of it."""
     while True:
-        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+        # Not through a link, which somebody else may have put there.
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise PictureError(f"{path} is in the way: expected a file of an earlier run, or none")
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        file = os.fdopen(os.open(path, flags, 0o666), "r+b")
         if fcntl:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -193,7 +202,7 @@ def _open_alone(path: Path, target: Path) -> BinaryIO:
                 file.close()
                 raise PictureError(f"another run is writing {target}") from error
         # Whoever had it may have put it in its place in between.
-        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.lstat()):
             return file
         file.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import argparse
+import codecs
 import io
 import os
 import signal
@@ -11,7 +12,6 @@ import sys
 import threading
 import warnings
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn
 
 from .config import VARIANTS
@@ -38,21 +38,24 @@ def run() -> NoReturn:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `taesd-jax` and return its exit status."""
+    codecs.register_error("taesd-jax", _spell)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # File names are bytes: those that are no text are printed as they are.
-            stream.reconfigure(errors="surrogateescape")
-    args = _parser().parse_args(argv)
+            stream.reconfigure(errors="taesd-jax")
+    args = argparse.Namespace(debug=False)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("default", UserWarning)
-            warnings.showwarning = _show_warning
-            return args.run(args)
+        try:
+            _parser().parse_args(argv, args)
+            with warnings.catch_warnings():
+                warnings.simplefilter("default", UserWarning)
+                warnings.showwarning = _show_warning
+                return args.run(args)
+        finally:
+            # Here, where what comes of it is handled, and not when Python ends.
+            _flush()
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone; keep Python from failing again when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
         if args.debug:
@@ -61,6 +64,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         kind = "" if expected else f"{type(error).__name__}: "
         print(f"taesd-jax: error: {kind}{one_line(error)}", file=sys.stderr)
         return 1
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # Whoever read our output has gone, or its disk is full; what is left goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
+
+
+def _spell(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Print bytes of a name that are no text as they are, and what a stream lacks escaped."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
 
 
 def _interrupt_again(lost: Any) -> None:
@@ -82,12 +102,12 @@ def _show_warning(message, *_, **__) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from .commands import benchmarks, checkpoints, comparison, heads, pictures, training
+    from .commands import benchmarks, checkpoints, comparison, heads, options, pictures, training
 
     parser = argparse.ArgumentParser(
         prog="taesd-jax", description="Tiny autoencoders (the TAESD family) in JAX."
     )
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action="version", version=options.version())
     debug = "show the trace of an error"
     parser.add_argument("--debug", action="store_true", help=debug)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -207,13 +227,6 @@ def _positive(text: str) -> int:
     if value < 1:
         raise ValueError(text)
     return value
-
-
-def _version() -> str:
-    try:
-        return version("taesd-jax")
-    except PackageNotFoundError:
-        return "not installed"
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ _NOT_IN_TENSORS = (
     *("act_fn", "latent_magnitude", "latent_shift", "force_upcast"),
     *("scaling_factor", "shift_factor"),
 )
+# In diffusers' files, which have no such fields.
+_PRIVATE = ("_raw_latent_scale", "_raw_latent_shift")
 _ARCHITECTURE = (
     *("in_channels", "out_channels", "latent_channels", "act_fn"),
     *("encoder_block_out_channels", "num_encoder_blocks", "encoder_stem_channels"),
@@ -203,8 +205,9 @@ class AutoencoderTinyConfig:
     def from_dict(cls, fields: Mapping[str, Any]) -> AutoencoderTinyConfig:
         """Build a config from a config.json's content, ours or diffusers'.
 
-        Names that begin with "_" and diffusers' derived `block_out_channels` are skipped; other
-        unknown names are skipped with a warning, as diffusers does.
+        Names that begin with "_", but for the raw latent constants that we write so for diffusers,
+        and diffusers' derived `block_out_channels` are skipped; other unknown names are skipped
+        with a warning, as diffusers does.
 
         Raises:
             ValueError: A field has the wrong type or a value outside its range, or the file
@@ -221,6 +224,7 @@ class AutoencoderTinyConfig:
             warnings.warn(f"config fields unknown here are ignored: {unknown}", stacklevel=2)
         values = {}
         for name, value in fields.items():
+            name = name.removeprefix("_") if name in _PRIVATE else name
             if name not in known:
                 continue
             if "tuple" in known[name] and isinstance(value, list):

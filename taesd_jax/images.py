@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .errors import PictureError
 from .storage import write_files
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageFile
+
+
+# What Pillow decodes itself; for EPS it would start another program.
+_READ = ("AVIF", "BMP", "DDS", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI")
+_READ += ("PSD", "SGI", "TGA", "TIFF", "WEBP")
+# What keeps the size of every picture and, but for losses and GIF's palette, its colours.
+_WRITTEN = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "SGI", "TGA", "TIFF")
+_WRITTEN += ("WEBP",)
 
 
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
@@ -25,18 +38,20 @@ def read_pixels(path: str | os.PathLike[str]) -> np.ndarray:
     """Read a picture as 8-bit RGB (h, w, 3).
 
     It is turned as its EXIF data says, alpha is laid over white, 16-bit grey is rounded to 8 bits,
-    and of an animation the first frame is taken.
+    and of an animation the first frame is taken. Formats that other programs would decode are not
+    read.
 
     Raises:
         PictureError: There is no such file, it is broken, or it holds floating point.
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     path = Path(path)
     try:
-        with Image.open(path) as file:
+        check_regular(path)
+        with open_picture(path, _READ) as file:
             picture = ImageOps.exif_transpose(file)
-            return _to_rgb(picture, path)
+            return _to_rgb(picture, file.format, path)
     except FileNotFoundError as error:
         raise PictureError(f"no such picture: {path}") from error
     except PictureError:
@@ -51,22 +66,42 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
     The suffix names the format. An existing file stays whole until the new one is on disk.
 
     Raises:
-        PictureError: The image has NaN, is not (h, w, 3), or the format is unknown.
+        PictureError: The image is not finite or not (h, w, 3), or the format is unknown.
     """
     from PIL import Image
 
     path = Path(path)
     if image.ndim != 3 or image.shape[-1] != 3:
         raise PictureError(f"image must be (h, w, 3), got shape {image.shape}")
-    if not (kind := Image.registered_extensions().get(path.suffix.lower())):
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind not in _WRITTEN:
         raise PictureError(f"{path}: unknown picture format {path.suffix!r}; use .png or .jpg")
     buffer = io.BytesIO()
     options = {"quality": 95} if kind in ("JPEG", "WEBP") else {}
     try:
         Image.fromarray(to_uint8(image)).save(buffer, kind, **options)
-    except (OSError, KeyError, ValueError) as error:
+    except Exception as error:  # of every kind, for example where a side is too long
         raise PictureError(f"{path}: cannot be written as {kind}: {error}") from error
     write_files({path: buffer.getvalue()})
+
+
+def open_picture(path: Path, formats: Sequence[str]) -> ImageFile.ImageFile:
+    """Open a picture of one of those of `formats` that this Pillow knows.
+
+    Raises:
+        Exception: Of every kind, where it is no such picture.
+    """
+    from PIL import Image
+
+    Image.init()
+    return Image.open(path, formats=[name for name in formats if name in Image.OPEN])
+
+
+def check_regular(path: Path) -> None:
+    """Raise PictureError for a folder, and for a pipe or device, which might never end."""
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a pipe or a device"
+        raise PictureError(f"{path}: expected a file, got {kind}")
 
 
 def from_uint8(pixels: np.ndarray) -> np.ndarray:
@@ -87,14 +122,16 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
     array([  0, 128, 255], dtype=uint8)
 
     Raises:
-        PictureError: A value is NaN, or they are integers, whose range would be a guess.
+        PictureError: A value is not finite, or they are integers, whose range would be a guess.
     """
     image = np.asarray(image)
     if np.issubdtype(image.dtype, np.integer) or image.dtype == bool:
         raise PictureError(f"image must be floating point in [-1, 1], got {image.dtype}")
     image = image.astype(np.float32)
-    if np.isnan(image).any():
-        raise PictureError("image has NaN; decode in float32 or bfloat16, and check the latent")
+    if not np.isfinite(image).all():
+        raise PictureError(
+            "image has NaN or infinity; decode in float32 or bfloat16, and check the latent"
+        )
     return np.round((np.clip(image, -1, 1) + 1) * np.float32(127.5)).astype(np.uint8)
 
 
@@ -121,15 +158,17 @@ def psnr(image: np.ndarray, other: np.ndarray) -> float:
     return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
 
 
-def _to_rgb(picture, path: Path) -> np.ndarray:
+def _to_rgb(picture: Image.Image, kind: str | None, path: Path) -> np.ndarray:
     from PIL import Image
 
     if picture.mode == "F":
         raise PictureError(f"{path}: expected 8 or 16 bits a channel, got floating point")
+    if picture.mode == "I" and kind != "PPM":
+        raise PictureError(f"{path}: expected 8 or 16 bits a channel, got 32")
     if picture.mode == "I" or picture.mode.startswith("I;16"):
         grey = np.asarray(picture)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise PictureError(f"{path}: expected 16-bit grey, got values up to {grey.max()}")
+        if (clear := picture.info.get("transparency")) is not None:
+            grey = np.where(grey == clear, 65535, grey)  # white
         grey = np.round(grey / 257).astype(np.uint8)  # 65535 = 255 * 257
         return np.repeat(grey[:, :, None], 3, axis=2)
     if picture.has_transparency_data:

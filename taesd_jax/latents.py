@@ -16,6 +16,7 @@ import numpy as np
 
 from .config import AutoencoderTinyConfig
 from .errors import PictureError
+from .images import check_regular, open_picture
 from .storage import write_files
 
 SUFFIXES = (".npy", ".npz", ".safetensors", ".png")
@@ -52,13 +53,14 @@ def write_latent(
         image_size: Height and width to crop to after decoding.
 
     Raises:
-        PictureError: The suffix is unknown, or a PNG cannot hold this latent.
+        PictureError: The suffix is unknown, a PNG cannot hold this latent, or it is not finite.
     """
     path = Path(path)
     if latent.ndim != 4 or latent.dtype.name not in DTYPES:
         raise PictureError(
             f"latent must be floating point (n, h, w, z), got {latent.dtype} {latent.shape}"
         )
+    check_finite(latent)
     buffer = io.BytesIO()
     size = [int(side) for side in image_size] if image_size else None
     portable = latent.astype(np.float32) if latent.dtype.name == "bfloat16" else latent
@@ -92,6 +94,7 @@ def read_latent(path: str | os.PathLike[str], *, config: AutoencoderTinyConfig) 
     path = Path(path)
     readers = {".npy": _read_npy, ".npz": _read_npz, ".safetensors": _read_safetensors}
     try:
+        check_regular(path)
         if path.suffix.lower() == ".png":
             stored = _read_png(path, config)
         elif reader := readers.get(path.suffix.lower()):
@@ -115,6 +118,12 @@ def read_latent(path: str | os.PathLike[str], *, config: AutoencoderTinyConfig) 
     # Files may hold the other byte order, which JAX does not take.
     latent = latent.astype(latent.dtype.newbyteorder("="), copy=False)
     return stored._replace(latent=latent[None] if latent.ndim == 3 else latent)
+
+
+def check_finite(latent: np.ndarray) -> None:
+    """Raise PictureError where a latent has NaN or infinity: its picture might look whole."""
+    if not np.isfinite(latent).all():
+        raise PictureError("the latent has NaN or infinity; encode in float32 or bfloat16")
 
 
 def clipped_share(latent: np.ndarray, config: AutoencoderTinyConfig) -> float:
@@ -173,8 +182,6 @@ def _write_png(buffer, latent: np.ndarray, config: AutoencoderTinyConfig, size) 
             f"use .safetensors"
         )
     x = latent[0].astype(np.float32) / (2 * config.latent_magnitude) + config.latent_shift
-    if np.isnan(x).any():
-        raise PictureError("the latent has NaN")
     pixels = np.round(np.clip(x, 0, 1) * 255).astype(np.uint8)
     groups = pixels.reshape(h, w, z // 4, 4).transpose(2, 0, 1, 3)  # (z / 4, h, w, 4)
     text = PngInfo()
@@ -185,9 +192,7 @@ def _write_png(buffer, latent: np.ndarray, config: AutoencoderTinyConfig, size) 
 
 
 def _read_png(path: Path, config: AutoencoderTinyConfig) -> StoredLatent:
-    from PIL import Image
-
-    with Image.open(path) as file:
+    with open_picture(path, ("PNG",)) as file:
         file.load()
         if file.mode != "RGBA":
             raise PictureError(f"{path}: a latent's PNG must be RGBA, got {file.mode}")

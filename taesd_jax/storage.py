@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+# What the system has opened for this process; to replace it would change nobody's output.
+_OPENED = ("/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/fd/")
+
 
 def write_files(files: Mapping[Path, bytes]) -> None:
     """Write whole files together: all are on disk before the first takes its place.
 
-    Missing folders are made; an existing file keeps its mode.
+    Missing folders are made; an existing file keeps its mode. A link stays a link: what it points
+    to is replaced.
 
     Raises:
-        OSError: A file cannot be written; then no destination has changed.
+        OSError: A file cannot be written, or two are one; then no destination has changed.
     """
+    places = {path: resolve_target(path) for path in files}
+    if len(set(places.values())) < len(places):
+        given = ", ".join(map(str, files))
+        raise OSError(errno.EINVAL, f"expected different files, got links to one: {given}")
     written: list[tuple[Path, Path]] = []
     try:
-        for path, content in files.items():
-            # A link stays a link: what it points to is replaced.
-            path = path.resolve()
+        for given, content in files.items():
+            path = places[given]
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_dir():
-                raise IsADirectoryError(f"expected a file, got a folder: {path}")
             beside = path.with_name(f".{secrets.token_hex(8)}.tmp")
             mode = path.stat().st_mode & 0o777 if path.exists() else None
             with _naming(path):
@@ -43,6 +54,44 @@ def write_files(files: Mapping[Path, bytes]) -> None:
     finally:
         for beside, _ in written:
             beside.unlink(missing_ok=True)
+
+
+def resolve_target(path: str | os.PathLike[str]) -> Path:
+    """Return the file that a write to `path` replaces, through all links.
+
+    Raises:
+        OSError: It is a folder, a device or a pipe, or has no name.
+    """
+    target = Path(os.path.realpath(path))
+    if not Path(path).name:
+        raise OSError(errno.EINVAL, "expected the name of a file", os.fspath(path))
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "expected a file, got a folder", str(path))
+    if (target.exists() and not target.is_file()) or str(path).startswith(_OPENED):
+        raise OSError(errno.EINVAL, "expected a file, got a device or a pipe", str(path))
+    return target
+
+
+@contextmanager
+def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Keep a folder to this thread, where the system can.
+
+    Args:
+        folder: One that exists.
+        wait: Until another has done with it; else that is an error.
+
+    Raises:
+        BlockingIOError: Another has it.
+    """
+    if not fcntl:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -18,10 +18,12 @@ class Hub:
             "always X" for all of them.
         requests: (method, path) of each request.
         statements: File -> digest that is stated instead of its own.
+        after: File -> what is called when its content was asked for.
     """
 
     def __init__(self):
         self.repos, self.faults, self.requests, self.statements = {}, {}, [], {}
+        self.after = {}
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -71,6 +73,8 @@ class Hub:
         if found["file"] not in commits[commit]:
             return self.refuse(request, 404, "EntryNotFound")
         content = commits[commit][found["file"]]
+        if body:
+            self.after.get(found["file"], lambda: None)()
         fault = self.next_fault(found["repo"], body)
         if fault.isdigit():
             return self.refuse(request, int(fault), "GatedRepo" if fault == "403" else "")

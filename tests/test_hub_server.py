@@ -196,3 +196,28 @@ def test_a_pin_holds_revision_and_digest(hub, models, place):
     message = client.load("some/pinned", **place, pin=pin)["message"]
     assert "not the published file, expected SHA-256 000" in message
     client.close()
+
+
+def test_a_repository_without_its_config_does_not_load_offline(hub, client, offline, models, place):
+    files, whole = models[0]
+    hub.publish("some/half", files)
+    assert client.load("some/half", **place) == whole
+    # As a client leaves it that is killed between the two files.
+    for config in Path(place["cache_dir"]).rglob("config.json"):
+        config.unlink()
+    message = offline.load("some/half", **place)["message"]
+    assert "some/half is in the local cache without its config.json" in message
+    assert client.load("some/half", **place) == whole
+
+
+def test_all_files_are_of_one_commit(hub, client, models, place):
+    (old, was), (new, _) = models
+    first = hub.publish("some/branch", old)
+    moved = iter([lambda: hub.publish("some/branch", new)])
+    hub.after[FILE] = lambda: next(moved, lambda: None)()
+    try:
+        assert client.load("some/branch", **place) == was
+    finally:
+        del hub.after[FILE]
+    asked = {path for _, path in hub.requests if "some/branch" in path and "config" in path}
+    assert asked == {f"/some/branch/resolve/{first}/config.json"}

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,10 +17,11 @@ def test_every_8_bit_value_survives():
     np.testing.assert_array_equal(to_uint8(floats), values)
 
 
-def test_values_outside_are_clipped_and_nan_refused():
-    np.testing.assert_array_equal(to_uint8(np.array([-np.inf, -7, 7, np.inf])), [0, 0, 255, 255])
-    with pytest.raises(PictureError, match="image has NaN"):
-        to_uint8(np.array([0.0, np.nan]))
+def test_values_outside_are_clipped_and_what_is_not_finite_refused():
+    np.testing.assert_array_equal(to_uint8(np.array([-7.0, 7])), [0, 255])
+    for value in (np.nan, np.inf, -np.inf):
+        with pytest.raises(PictureError, match="image has NaN or infinity"):
+            to_uint8(np.array([0.0, value]))
     with pytest.raises(PictureError, match="pixels must be uint8, got float32"):
         from_uint8(np.zeros(3, np.float32))
 
@@ -124,11 +127,6 @@ class TestKindsOfPicture:
         with pytest.raises(PictureError, match="expected 8 or 16 bits a channel, got floating"):
             read_image(tmp_path / "x.tif")
 
-    def test_large_integers_are_refused(self, tmp_path):
-        Image.fromarray(np.full((2, 2), 70000, np.int32)).save(tmp_path / "x.tif")
-        with pytest.raises(PictureError, match="expected 16-bit grey, got values up to 70000"):
-            read_image(tmp_path / "x.tif")
-
     def test_one_pixel(self, tmp_path):
         Image.new("RGB", (1, 1), "red").save(tmp_path / "x.png")
         assert read_image(tmp_path / "x.png").shape == (1, 1, 3)
@@ -146,14 +144,12 @@ class TestBrokenPictures:
         with pytest.raises(PictureError, match=f"x{suffix}: not a whole picture"):
             read_image(path)
 
-    def test_missing_text_and_folder(self, tmp_path):
+    def test_missing_and_text(self, tmp_path):
         with pytest.raises(PictureError, match="no such picture"):
             read_image(tmp_path / "nothing.png")
         (tmp_path / "x.png").write_text("hello")
         with pytest.raises(PictureError, match="not a whole picture"):
             read_image(tmp_path / "x.png")
-        with pytest.raises(PictureError, match="not a whole picture"):
-            read_image(tmp_path)
 
     def test_a_decompression_bomb(self, tmp_path, monkeypatch):
         Image.new("RGB", (64, 64)).save(tmp_path / "x.png")
@@ -166,9 +162,43 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
     path = tmp_path / "x.png"
     write_image(path, np.zeros((2, 2, 3), np.float32))
     before = path.read_bytes()
-    with pytest.raises(PictureError, match="image has NaN"):
+    with pytest.raises(PictureError, match="image has NaN or infinity"):
         write_image(path, np.full((2, 2, 3), np.nan))
     with pytest.raises(PictureError, match="unknown picture format '.xyz'"):
         write_image(tmp_path / "x.xyz", np.zeros((2, 2, 3), np.float32))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_formats_that_other_programs_would_decode_are_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("subprocess.Popen", None)
+    (tmp_path / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n")
+    with pytest.raises(PictureError, match="not a whole picture: cannot identify"):
+        read_image(tmp_path / "x.png")
+
+
+def test_formats_that_change_the_size_are_not_written(tmp_path):
+    for suffix in (".ico", ".icns", ".pdf"):
+        with pytest.raises(PictureError, match="unknown picture format"):
+            write_image(tmp_path / f"x{suffix}", np.zeros((600, 8, 3), "f4"))
+    for suffix in (".gif", ".tga", ".webp"):
+        with pytest.raises(PictureError, match="cannot be written as"):
+            write_image(tmp_path / f"x{suffix}", np.zeros((1, 70_000, 3), "f4"))
+
+
+def test_pipes_and_folders_are_no_pictures(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(PictureError, match="expected a file, got a pipe or a device"):
+        read_image(tmp_path / "pipe.png")
+    with pytest.raises(PictureError, match="expected a file, got a folder"):
+        read_image(tmp_path / "folder.png")
+
+
+def test_grey_of_16_and_32_bits(tmp_path):
+    grey = np.array([[1000, 2000], [65535, 0]], np.uint16)
+    Image.fromarray(grey).save(tmp_path / "x.png", transparency=1000)
+    np.testing.assert_array_equal(pixels(tmp_path / "x.png")[..., 0], [[255, 8], [255, 0]])
+    Image.fromarray(grey.astype(np.int32)).save(tmp_path / "x.tif")
+    with pytest.raises(PictureError, match="expected 8 or 16 bits a channel, got 32"):
+        read_image(tmp_path / "x.tif")

@@ -146,3 +146,30 @@ def test_names_that_are_no_text(locale, work):
     assert done.returncode == 1
     assert done.stderr.count(b"\n") == 1
     assert b"\xff" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["info", "model.safetensors"], ["--help"]])
+def test_output_that_goes_nowhere(arguments, work):
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = start(*arguments, stdout=writer, PYTHONUNBUFFERED="")
+    os.close(writer)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (141, "")
+    if Path("/dev/full").exists():
+        with open("/dev/full", "w") as full:
+            process = start(*arguments, stdout=full, PYTHONUNBUFFERED="")
+            _, err = process.communicate(timeout=60)
+        assert (process.returncode, err.count("\n")) == (1, 1)
+        assert "No space left" in err
+
+
+def test_names_that_the_terminal_cannot_show(work):
+    for name in ("\u732b.png", "last.png"):
+        Path(name).write_bytes(Path("picture-0.png").read_bytes())
+    arguments = ["encode", "\u732b.png", "last.png", "--model", "model.safetensors"]
+    process = start(*arguments, PYTHONIOENCODING="cp1252", PYTHONUTF8="0")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert "\\u732b.latent.npz" in out
+    assert Path("last.latent.npz").exists()

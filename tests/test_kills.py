@@ -83,3 +83,25 @@ def test_pictures_and_latents_on_a_full_disk(tmp_path, full_disk):
         with pytest.raises(OSError, match="File too large"):
             write_latent(tmp_path / name, latent, config=SMALL)
         assert not (tmp_path / name).exists()
+
+
+def test_devices_pipes_and_one_file_twice_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(os.devnull)
+    for path in (tmp_path / "pipe", tmp_path / "link", Path(os.devnull), Path("/dev/stdout")):
+        with pytest.raises(OSError, match="expected a file, got a device or a pipe"):
+            write_files({path: b"x"})
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "file").write_bytes(b"old")
+    for name in ("a", "b"):
+        (tmp_path / name).symlink_to("file")
+    with pytest.raises(OSError, match="expected different files, got links to one"):
+        write_files({tmp_path / "a": b"x", tmp_path / "b": b"y"})
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_a_loop_of_links_is_one_clear_error(tmp_path):
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(OSError, match="links"):
+        write_files({tmp_path / "a" / "x": b"x"})

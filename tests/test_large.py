@@ -10,7 +10,7 @@ from models import SMALL, image, latent, random_model
 import taesd_jax
 from taesd_jax import PictureError, cli
 from taesd_jax.arrays import GrowingArray, is_plain_tiff, open_array
-from taesd_jax.images import from_uint8, pad_image, to_uint8
+from taesd_jax.images import from_uint8, pad_image, to_uint8, write_image
 from taesd_jax.latents import write_latent
 
 tifffile = pytest.importorskip("tifffile")
@@ -96,7 +96,8 @@ def test_the_same_job_goes_on(tmp_path, suffix):
 def test_what_does_not_fit_starts_anew(tmp_path, suffix, damage):
     target, job = tmp_path / f"x{suffix}", "a"
     begun(target, 2)
-    note, beside = tmp_path / ".x.partial.json", tmp_path / f".x.partial{suffix}"
+    beside = tmp_path / f".x.partial{suffix}"
+    note = beside.with_name(f"{beside.name}.json")
     shape = (5, 4, 3)
     match damage:
         case "job":
@@ -234,3 +235,50 @@ def test_what_cannot_be_mapped_is_refused(tmp_path, model, capsys):
     command = ["encode", str(tmp_path / "grey.npy"), "-o", str(tmp_path / "z.npy")]
     assert cli.main([*command, "--model", str(model[0])]) == 1
     assert "expected 8-bit pixels (h, w, 3), got uint8 (8, 8)" in capsys.readouterr().err
+
+
+def test_a_run_into_another_format_is_another_run(tmp_path):
+    npy = GrowingArray(tmp_path / "x.npy", (5, 4, 3), "uint8", job="a")
+    npy.append(CONTENT[:2])
+    npy.stop()
+    tif = GrowingArray(tmp_path / "x.tif", (5, 4, 3), "uint8", job="a")
+    tif.append(CONTENT[:4])
+    tif.stop()
+    npy = GrowingArray(tmp_path / "x.npy", (5, 4, 3), "uint8", job="a")
+    assert npy.rows == 2
+    npy.append(CONTENT[2:])
+    npy.close()
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), CONTENT)
+
+
+def test_long_names_that_begin_alike_are_different_runs(tmp_path):
+    first, second = (tmp_path / f"{'x' * 120}{i}.npy" for i in range(2))
+    begun(first, 2)
+    other = GrowingArray(second, (5, 4, 3), "uint8", job="a")
+    assert other.rows == 0
+    other.stop()
+
+
+def test_a_link_beside_the_target_is_not_followed(tmp_path):
+    (tmp_path / "victim").write_bytes(b"old")
+    (tmp_path / ".x.partial.npy").symlink_to("victim")
+    with pytest.raises(PictureError, match=r"\.x\.partial\.npy is in the way"):
+        GrowingArray(tmp_path / "x.npy", (5, 4, 3), "uint8", job="a")
+    assert (tmp_path / "victim").read_bytes() == b"old"
+
+
+def test_latents_that_overflow_leave_nothing(model, tmp_path, capsys):
+    _, params, config = model
+    wide = {**params, "encoder": {**params["encoder"]}}
+    last = max(wide["encoder"], key=lambda name: int(name.split("_")[1]))
+    wide["encoder"][last] = {k: v * 1e6 for k, v in params["encoder"][last].items()}
+    taesd_jax.save(tmp_path / "wide.safetensors", wide, config, layout="flax")
+    np.save(tmp_path / "picture.npy", to_uint8(image(config, (64, 64))[0]))
+    before = set(tmp_path.iterdir())
+    write_image(tmp_path / "picture.png", image(config, (64, 64))[0])
+    for source in ("picture.npy", "picture.png"):
+        words = ["encode", tmp_path / source, "-o", tmp_path / "z.npy"]
+        words += ["--model", tmp_path / "wide.safetensors", "--dtype", "float16"]
+        assert cli.main([str(word) for word in words]) == 1
+        assert "the latent has NaN or infinity" in capsys.readouterr().err
+    assert set(tmp_path.iterdir()) - {tmp_path / "picture.png"} == before

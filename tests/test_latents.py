@@ -77,7 +77,7 @@ def test_what_a_png_cannot_hold(tmp_path):
     for latent, message in (
         (random_latent(4, n=2), "holds one latent of a multiple of 4 channels, got shape"),
         (random_latent(6), "holds one latent of a multiple of 4 channels"),
-        (random_latent(4) * np.nan, "the latent has NaN"),
+        (random_latent(4) * np.nan, "the latent has NaN or infinity"),
     ):
         with pytest.raises(PictureError, match=message):
             write_latent(tmp_path / "x.png", latent, config=TAESD)

@@ -40,7 +40,7 @@ def test_one_broken_image_leaves_the_others_alone(model, way, value):
         np.testing.assert_array_equal(got[i], sound[i])
     if np.isnan(value):
         # Not a wrong picture, but one that cannot be written.
-        with pytest.raises(PictureError, match="image has NaN"):
+        with pytest.raises(PictureError, match="image has NaN or infinity"):
             to_uint8(got[2])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib
+import io
 import itertools
 import json
 import sys
@@ -130,4 +131,7 @@ def _plot(report: dict[str, Any], path: Path) -> None:
         axes.barh([row["name"] for row in runs], [row["median_s"] for row in runs])
         axes.set_title("{variant} {half}, {size}x{size}, batch {batch}, {dtype}".format(**case))
         axes.set_xlabel("seconds, median")
-    figure.savefig(path, dpi=120)
+    kind = Path(path).suffix.removeprefix(".") or "png"
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=120)
+    write_files({Path(path): buffer.getvalue()})

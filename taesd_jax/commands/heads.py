@@ -20,14 +20,14 @@ from ..fitting import fit_heads
 from ..functional import Params, decode
 from ..heads import decode_reduced, head_name
 from ..weights.heads import check_entry, save_heads
-from .options import expand, load_checkpoint, read_shrunk
+from .options import expand, load_checkpoint, read_shrunk, real
 
 
 def run(args: argparse.Namespace) -> int:
     """Fit heads for small pictures and write them into a file of heads, beside those of others."""
     held_out = expand(args.held_out)
-    away = {path.resolve() for path in held_out}
-    pictures = [path for path in expand(args.pictures) if path.resolve() not in away]
+    away = {real(path) for path in held_out}
+    pictures = [path for path in expand(args.pictures) if real(path) not in away]
     if not pictures:
         raise PictureError("every picture is held out; name others to fit to")
     params, config, _ = load_checkpoint(args.model)

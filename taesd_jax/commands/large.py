@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import sys
 import time
@@ -17,8 +16,10 @@ from ..arrays import GrowingArray, digest, open_array
 from ..autoencoder import AutoencoderTiny
 from ..errors import PictureError
 from ..images import from_uint8, to_uint8
+from ..latents import check_finite
 from ..rows import iter_decode, iter_encode
 from ..strips import Plan
+from .options import version
 
 # After a kill at most so much work is done again.
 _FLUSH_SECONDS = 2
@@ -105,7 +106,9 @@ def encode_large(vae: AutoencoderTiny, source: Path, target: Path) -> str:
     def strips(start: int) -> Iterator[np.ndarray]:
         options: dict[str, Any] = {"rows": rows, "dtype": vae.dtype, "start": start}
         for strip in iter_encode(vae.params, image, config=vae.config, **options):
-            yield np.asarray(strip[0]).astype(dtype)
+            latent = np.asarray(strip[0]).astype(dtype)
+            check_finite(latent)
+            yield latent
 
     resumed = _fill(array, strips, source)
     return f"{target}: latent {h}x{w}x{shape[3]}{resumed}"
@@ -130,6 +133,9 @@ def _fill(array: GrowingArray, strips: Callable[[int], Iterable[np.ndarray]], so
                 share = array.rows / array.height
                 print(f"\r\033[K{source}: {share:.0%}", end="", file=sys.stderr, flush=True)
         array.close()
+    except PictureError:  # would come again
+        array.discard()
+        raise
     except BaseException:
         array.stop()
         raise
@@ -145,7 +151,7 @@ def _job(name: str, vae: AutoencoderTiny, source: Path) -> list[Any]:
     leaves = (np.asarray(leaf) for leaf in jax.tree.leaves(vae.params))
     return [
         name,
-        importlib.metadata.version("taesd-jax"),
+        version(),
         str(vae.dtype),
         vae.config.to_dict(),
         digest(leaves),

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import glob
 import importlib
+import importlib.metadata
 import os
 import sys
 import time
@@ -91,7 +92,7 @@ def expand(patterns: list[str], *, skip: tuple[str, ...] = ()) -> list[Path]:
     Raises:
         PictureError: A pattern matches nothing.
     """
-    found: dict[Path, Path] = {}
+    found: dict[str, Path] = {}
     for pattern in patterns:
         path = Path(pattern)
         matches = [path]
@@ -101,7 +102,7 @@ def expand(patterns: list[str], *, skip: tuple[str, ...] = ()) -> list[Path]:
         if not matches:
             raise PictureError(f"no file matches {pattern!r}")
         for match in matches:
-            found.setdefault(match.resolve(), match)
+            found.setdefault(real(match), match)
     return list(found.values())
 
 
@@ -126,6 +127,19 @@ def read_shrunk(paths: list[Path], longest: int, least: int) -> Iterator[np.ndar
         yield image
 
 
+def real(path: Path) -> str:
+    """Return the path through all links; unlike `Path.resolve` of a loop of links as well."""
+    return os.path.realpath(path)
+
+
+def version() -> str:
+    """Return this package's version, as far as it is installed."""
+    try:
+        return importlib.metadata.version("taesd-jax")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
 def outputs(inputs: list[Path], output: str | None, suffix: str) -> list[Path]:
     """Return where each input's result goes.
 
@@ -147,14 +161,14 @@ def outputs(inputs: list[Path], output: str | None, suffix: str) -> list[Path]:
         results = [Path(output) / name for name in names]
     else:
         results = [Path(output)]
-    seen: dict[Path, Path] = {}
-    sources = {path.resolve() for path in inputs}
+    seen: dict[str, Path] = {}
+    sources = {real(path) for path in inputs}
     for source, result in zip(inputs, results, strict=True):
-        if result.resolve() in sources:
+        if real(result) in sources:
             raise PictureError(f"{result} is an input; name another output with -o")
-        if other := seen.get(result.resolve()):
+        if other := seen.get(real(result)):
             raise PictureError(f"{other} and {source} would both be written to {result}")
-        seen[result.resolve()] = source
+        seen[real(result)] = source
     return results
 
 

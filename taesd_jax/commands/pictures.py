@@ -16,7 +16,7 @@ from ..autoencoder import AutoencoderTiny
 from ..checks import check_latent
 from ..errors import PictureError
 from ..images import pad_image, psnr, read_image, write_image
-from ..latents import clipped_share, read_latent, write_latent
+from ..latents import check_finite, clipped_share, read_latent, write_latent
 from ..weights.sources import BUNDLED
 from .large import decode_large, encode_large
 from .options import expand, for_each, load_model, on_device, outputs
@@ -67,6 +67,7 @@ def decode(args: argparse.Namespace) -> int:
                 latent = latent.transpose(0, 2, 3, 1)
             with _hints(source):
                 check_latent(latent, vae.config)
+                check_finite(latent)
             h, w = _picture_size(latent, size, vae, source)
             if result.suffix.lower() in SUFFIXES and scale == 1:
                 options = {"size": (h, w), "layout": args.layout}
@@ -108,7 +109,9 @@ def roundtrip(args: argparse.Namespace) -> int:
 
 def _encode(vae: AutoencoderTiny, image: np.ndarray) -> np.ndarray:
     padded = pad_image(image, vae.config.spatial_factor)
-    return np.asarray(vae.encode(padded[None]).latents)
+    latent = np.asarray(vae.encode(padded[None]).latents)
+    check_finite(latent)
+    return latent
 
 
 @contextlib.contextmanager

@@ -10,14 +10,10 @@ from typing import Any
 
 import jax
 
+from .. import storage
 from ..errors import TrainingError, one_line
 from ..storage import write_files
 from .step import State
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 Event = dict[str, Any]
 
@@ -109,12 +105,11 @@ def locked(folder: Path, *, wait: bool) -> Iterator[None]:
         TrainingError: Another process works in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        if fcntl:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise TrainingError(f"another process trains in {folder}") from error
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(storage.locked(folder, wait=wait))
+        except BlockingIOError as error:
+            raise TrainingError(f"another process trains in {folder}") from error
         yield
 
 

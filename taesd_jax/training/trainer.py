@@ -151,8 +151,10 @@ def train(
         finally:
             checkpoints.close()
         result = {half: jax.tree.map(np.asarray, state.ema)}
-        both, config = _join(folder / "model", student | result, half, config)
-        weights.save(folder / "model", both, config, layout="original")
+        # A training of the other half may end at this moment.
+        with locked(folder, wait=True):
+            both, config = _join(folder / "model", student | result, half, config)
+            weights.save(folder / "model", both, config, layout="original")
     return result
 
 

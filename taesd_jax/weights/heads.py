@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,13 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import CheckpointError
-from ..storage import write_files
+from ..storage import locked, resolve_target, write_files
 from . import sources
 from .files import check_digest, parse_json, read_header, read_tensors, to_bytes
+from .names import Shape
 
 Params = dict[str, Any]
 
 SHIPPED = sources.BUNDLED / "heads.safetensors"
+# In float32: a bound that hundreds of models do not reach, one takes about 0.3 MB.
+MAX_HEADS = 256 * 2**20
 # Of a norm. Stored in bfloat16, a value changes by 2^-9 of itself at most, and the product of all
 # with a wave by about 2^-10 of their norm.
 _TOLERANCE = 2**-7
@@ -61,7 +65,8 @@ def add_heads(params: Params, path: str | os.PathLike[str] | None = None) -> Par
             if _agree(entry.fingerprint, fingerprint):
                 return params | {"heads": entry.heads}
     if path is not None:
-        raise CheckpointError(f"{path} has heads for {', '.join(entries)}, not for this decoder")
+        known = ", ".join(list(entries)[:9]) + (", ..." if len(entries) > 9 else "")
+        raise CheckpointError(f"{path} has heads for {known}, not for this decoder")
     return params
 
 
@@ -84,18 +89,22 @@ def save_heads(
         CheckpointError: The file is not one of heads, or has that name for another decoder.
         ValueError: The name has a dot, or there are no heads.
     """
-    entries = check_entry(path, params, name)
-    if not params.get("heads"):
-        raise ValueError("params have no heads; fit_heads makes them")
-    entries[name] = Entry(params["heads"], fingerprint_of(params["decoder"]), dict(notes or {}))
-    tensors, metadata = {}, {}
-    for own, entry in entries.items():
-        for scale, head in entry.heads.items():
-            for part, value in head.items():
-                tensors[f"{own}.{scale}.{part}"] = np.asarray(value, np.float32)
-        tensors[f"{own}.fingerprint"] = entry.fingerprint
-        metadata[own] = json.dumps(entry.notes)
-    write_files({Path(path): to_bytes(tensors, metadata)})
+    path = resolve_target(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Two that write at once: the second adds to what the first has written.
+    with locked(path.parent):
+        entries = check_entry(path, params, name)
+        if not params.get("heads"):
+            raise ValueError("params have no heads; fit_heads makes them")
+        entries[name] = Entry(params["heads"], fingerprint_of(params["decoder"]), dict(notes or {}))
+        tensors, metadata = {}, {}
+        for own, entry in entries.items():
+            for scale, head in entry.heads.items():
+                for part, value in head.items():
+                    tensors[f"{own}.{scale}.{part}"] = np.asarray(value, np.float32)
+            tensors[f"{own}.fingerprint"] = entry.fingerprint
+            metadata[own] = json.dumps(entry.notes)
+        write_files({path: to_bytes(tensors, metadata)})
 
 
 def check_entry(path: str | os.PathLike[str], params: Params, name: str) -> dict[str, Entry]:
@@ -120,26 +129,46 @@ def read_heads(path: str | os.PathLike[str]) -> dict[str, Entry]:
     """
     path = Path(path)
     header = read_header(path)
+    names: dict[str, dict[str, dict[str, str]]] = {}  # model -> scale -> part -> tensor
+    for tensor in sorted(header.shapes):
+        model, _, key = tensor.partition(".")
+        scale, _, part = key.partition(".")
+        names.setdefault(model, {}).setdefault(scale, {})[part] = tensor
+    if not all(_is_entry(entry, header.shapes) for entry in names.values()):
+        raise CheckpointError(f"{path}: not a file that `taesd-jax fit-heads` wrote")
+    if (size := 4 * sum(map(math.prod, header.shapes.values()))) > MAX_HEADS:
+        raise CheckpointError(f"{path}: expected heads of at most {MAX_HEADS} bytes, got {size}")
     check_digest(path, header)
-    entries = {}
     tensors = read_tensors(path, list(header.shapes))
-    for name in sorted({key.split(".")[0] for key in tensors}):
-        own = {k.partition(".")[2]: t for k, t in tensors.items() if k.split(".")[0] == name}
-        heads: Params = {}
-        for key in sorted(own.keys() - {"fingerprint"}):
-            scale, _, part = key.partition(".")
-            heads.setdefault(scale, {})[part] = own[key]
-        whole = all(head.keys() == {"kernel", "bias"} for head in heads.values())
-        if "fingerprint" not in own or not heads or not whole:
-            raise CheckpointError(f"{path}: not a file that `taesd-jax fit-heads` wrote")
-        notes = parse_json(header.metadata.get(name, "{}"), f"{path}, {name}")
-        entries[name] = Entry(heads, own["fingerprint"], notes)
+    if bad := [name for name, t in tensors.items() if not np.isfinite(t.astype("f4")).all()]:
+        raise CheckpointError(f"{path}: heads with NaN or infinity: {', '.join(bad[:5])}")
+    entries = {}
+    for model, scales in names.items():
+        fingerprint = tensors[scales.pop("fingerprint")[""]]
+        heads = {s: {part: tensors[t] for part, t in head.items()} for s, head in scales.items()}
+        notes = parse_json(header.metadata.get(model, "{}"), f"{path}, {model}")
+        entries[model] = Entry(heads, fingerprint, notes)
     return entries
 
 
 def fingerprint_of(decoder_params: Params) -> np.ndarray:
     """Return the norm of each tensor and its product with one fixed wave, in order of name."""
     return np.asarray(list(_fingerprint(decoder_params)), np.float32)  # (tensors, 2)
+
+
+def _is_entry(entry: Mapping[str, Mapping[str, str]], shapes: Mapping[str, Shape]) -> bool:
+    """Return whether there are a fingerprint and heads, each a 3x3 kernel and a bias."""
+    found = {scale: {k: shapes[t] for k, t in parts.items()} for scale, parts in entry.items()}
+    fingerprint = found.pop("fingerprint", {}).get("", ())
+    if len(fingerprint) != 2 or fingerprint[1] != 2 or not found:
+        return False
+    return all(
+        head.keys() == {"kernel", "bias"}
+        and len(head["kernel"]) == 4
+        and head["kernel"][:2] == (3, 3)
+        and head["bias"] == head["kernel"][3:]
+        for head in found.values()
+    )
 
 
 def _fingerprint(tree: Any) -> Iterator[tuple[float, float]]:

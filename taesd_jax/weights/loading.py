@@ -186,7 +186,7 @@ def _with_fields(
         return config
     try:
         stated = AutoencoderTinyConfig.from_dict(fields)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:  # deep nesting has no text
         raise CheckpointError(f"config: {error}") from error
     if lines := difference(shapes, stated):
         raise CheckpointError("the config does not describe the tensors:\n" + "\n".join(lines))

@@ -47,11 +47,13 @@ def check_file(path: Path, pin: Pin | None) -> None:
         path: As the hub's client gives it.
         pin: What its repository is pinned to, if it is.
     """
-    content, name = path.read_bytes(), path.resolve().name
-    found = {
-        64: hashlib.sha256(content).hexdigest(),
-        40: hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest(),
-    }
+    name = path.resolve().name
+    found = {64: hashlib.sha256(), 40: hashlib.sha1(b"blob %d\0" % path.stat().st_size)}
+    with path.open("rb") as file:
+        while piece := file.read(2**20):
+            for hashed in found.values():
+                hashed.update(piece)
+    found = {length: hashed.hexdigest() for length, hashed in found.items()}
     stated = name if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", name) else None
     if stated and found[len(stated)] != stated:
         raise CheckpointError(

@@ -164,10 +164,12 @@ def _diffusers_json(config: AutoencoderTinyConfig) -> str:
     fields = config.to_dict()
     for ours in ("encoder_stem_channels", "pool_channels", "width_change"):
         del fields[ours]
-    del fields["raw_latent_scale"], fields["raw_latent_shift"]
+    raw = {f"_{name}": fields.pop(name) for name in ("raw_latent_scale", "raw_latent_shift")}
     if float(fields["latent_magnitude"]).is_integer():
         fields["latent_magnitude"] = int(fields["latent_magnitude"])
     fields |= {"_class_name": "AutoencoderTiny", "_diffusers_version": "0.39.0"}
     if config.variant:
         fields["_name_or_path"] = config.variant
+    elif config.raw_latent_scale is not None:
+        fields |= raw  # diffusers leaves out names that begin with "_"
     return json.dumps(fields, indent=2, sort_keys=True) + "\n"

@@ -51,12 +51,17 @@ def find_files(source: str | os.PathLike[str], *, subfolder: str | None = "", **
         CheckpointNotFoundError: There is none; says where it looked.
         CheckpointError: It is a PyTorch pickle, or a folder without a checkpoint.
     """
-    name, subfolder = os.fspath(source), subfolder or ""
     try:
-        path = Path(name).expanduser()
-        is_folder, is_file = path.is_dir(), path.is_file()
-    except (RuntimeError, OSError, ValueError) as error:
-        raise CheckpointNotFoundError(f"no checkpoint {name!r}: {error}") from error
+        return _find(os.fspath(source), subfolder or "", hub)
+    except CheckpointError:
+        raise
+    except (RuntimeError, OSError, ValueError) as error:  # names that no file can have
+        raise CheckpointNotFoundError(f"no checkpoint {source!r}: {error}") from error
+
+
+def _find(name: str, subfolder: str, hub: dict[str, Any]) -> Files:
+    path = Path(name).expanduser()
+    is_folder, is_file = path.is_dir(), path.is_file()
     bundled = name == SMALL and not any(path.glob("*.safetensors"))
     if is_folder and not bundled:
         return _in_folder(path / subfolder)
@@ -142,11 +147,21 @@ def _on_hub(repo: str, subfolder: str, hub: dict[str, Any]) -> Files:
     singles = [[DIFFUSERS_FILE], [f"{name}.safetensors"]]
     pair = [f"{name}_{half}.safetensors" for half in HALVES]
     for group in (*singles, pair):
-        weights = [file for part in group if (file := _download(repo, part, subfolder, hub))]
+        weights: list[Path] = []
+        for part in group:
+            if file := _download(repo, part, subfolder, hub):
+                weights.append(file)
+                # All of one commit, though the branch may move in between.
+                hub = hub | {"revision": _commit_of(file) or hub.get("revision")}
         if weights:
             config = None
             if group == [DIFFUSERS_FILE]:
                 config = _download(repo, CONFIG_FILE, subfolder, hub)
+                if not config and not _known_absent(repo, subfolder, hub):
+                    raise CheckpointNotFoundError(
+                        f"{repo} is in the local cache without its {CONFIG_FILE}: a download was "
+                        f"cut; load it once with a network"
+                    )
             for file in (*weights, *([config] if config else [])):
                 check_file(file, pin)
             return Files(weights, config, label_of(name))
@@ -181,6 +196,22 @@ def _download(repo: str, file: str, subfolder: str, hub: dict[str, Any]) -> Path
         ) from error
     except Exception as error:  # clients of other versions let through what their transport raises
         raise CheckpointError(f"{repo} cannot be downloaded: {_first_line(error)}") from error
+
+
+def _commit_of(file: Path) -> str | None:
+    """Return the commit whose file this is, as the cache's folders are named."""
+    found = re.search(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]", str(file))
+    return found and found[1]
+
+
+def _known_absent(repo: str, subfolder: str, hub: dict[str, Any]) -> bool:
+    """Return whether a repository is known to have no config.json; with a network it is asked."""
+    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+
+    file = f"{subfolder}/{CONFIG_FILE}" if subfolder else CONFIG_FILE
+    options = {key: hub.get(key) for key in ("cache_dir", "revision")}
+    noted = try_to_load_from_cache(repo, file, **options) is _CACHED_NO_EXIST
+    return noted or not _offline(hub)
 
 
 def _offline(hub: dict[str, Any]) -> bool:
