@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from .errors import PictureError
-from .storage import write_files
-
-if TYPE_CHECKING:
-    from PIL import Image, ImageFile
-
+from .storage import check_regular, write_files
 
 # What Pillow decodes itself; for EPS it would start another program.
 _READ = ("AVIF", "BMP", "DDS", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI")
@@ -44,12 +39,13 @@ def read_pixels(path: str | os.PathLike[str]) -> np.ndarray:
     Raises:
         PictureError: There is no such file, it is broken, or it holds floating point.
     """
-    from PIL import ImageOps
+    from PIL import Image, ImageOps
 
     path = Path(path)
     try:
         check_regular(path)
-        with open_picture(path, _READ) as file:
+        Image.init()
+        with Image.open(path, formats=[name for name in _READ if name in Image.OPEN]) as file:
             picture = ImageOps.exif_transpose(file)
             return _to_rgb(picture, file.format, path)
     except FileNotFoundError as error:
@@ -83,25 +79,6 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
     except Exception as error:  # of every kind, for example where a side is too long
         raise PictureError(f"{path}: cannot be written as {kind}: {error}") from error
     write_files({path: buffer.getvalue()})
-
-
-def open_picture(path: Path, formats: Sequence[str]) -> ImageFile.ImageFile:
-    """Open a picture of one of those of `formats` that this Pillow knows.
-
-    Raises:
-        Exception: Of every kind, where it is no such picture.
-    """
-    from PIL import Image
-
-    Image.init()
-    return Image.open(path, formats=[name for name in formats if name in Image.OPEN])
-
-
-def check_regular(path: Path) -> None:
-    """Raise PictureError for a folder, and for a pipe or device, which might never end."""
-    if path.exists() and not path.is_file():
-        kind = "a folder" if path.is_dir() else "a pipe or a device"
-        raise PictureError(f"{path}: expected a file, got {kind}")
 
 
 def from_uint8(pixels: np.ndarray) -> np.ndarray:
@@ -158,7 +135,7 @@ def psnr(image: np.ndarray, other: np.ndarray) -> float:
     return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
 
 
-def _to_rgb(picture: Image.Image, kind: str | None, path: Path) -> np.ndarray:
+def _to_rgb(picture: Any, kind: str | None, path: Path) -> np.ndarray:
     from PIL import Image
 
     if picture.mode == "F":

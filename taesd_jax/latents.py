@@ -16,8 +16,7 @@ import numpy as np
 
 from .config import AutoencoderTinyConfig
 from .errors import PictureError
-from .images import check_regular, open_picture
-from .storage import write_files
+from .storage import check_regular, write_files
 
 SUFFIXES = (".npy", ".npz", ".safetensors", ".png")
 DTYPES = ("float32", "float16", "bfloat16", "float64")
@@ -192,7 +191,9 @@ def _write_png(buffer, latent: np.ndarray, config: AutoencoderTinyConfig, size) 
 
 
 def _read_png(path: Path, config: AutoencoderTinyConfig) -> StoredLatent:
-    with open_picture(path, ("PNG",)) as file:
+    from PIL import Image
+
+    with Image.open(path, formats=("PNG",)) as file:
         file.load()
         if file.mode != "RGBA":
             raise PictureError(f"{path}: a latent's PNG must be RGBA, got {file.mode}")

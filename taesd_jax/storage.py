@@ -1,4 +1,4 @@
-"""Writes that leave the old file whole until the new one is on disk."""
+"""Files: regular ones, locks, and writes that leave the old file whole until the new one is."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+from .errors import PictureError
 
 try:
     import fcntl
@@ -70,6 +72,13 @@ def resolve_target(path: str | os.PathLike[str]) -> Path:
     if (target.exists() and not target.is_file()) or str(path).startswith(_OPENED):
         raise OSError(errno.EINVAL, "expected a file, got a device or a pipe", str(path))
     return target
+
+
+def check_regular(path: Path) -> None:
+    """Raise PictureError for a folder, and for a pipe or device, which might never end."""
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a pipe or a device"
+        raise PictureError(f"{path}: expected a file, got {kind}")
 
 
 @contextmanager

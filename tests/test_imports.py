@@ -20,7 +20,8 @@ MODULES = sorted(
 # Lower layers never import higher ones. Files of one row do not import each other, except that
 # the two subpackages are ordered within.
 ORDER = [
-    {"errors", "config", "storage", "outputs"},
+    {"errors", "config", "outputs"},
+    {"storage"},
     {"checks", "layers", "images", "latents", "arrays", "latent_forms", "consumers", "metrics"},
     {"convolutions", "weights"},
     {"blocks"},
