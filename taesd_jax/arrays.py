@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from .errors import PictureError
-from .storage import resolve_target, write_files
+from .storage import check_regular, resolve_target, write_files
 
 try:
     import fcntl
@@ -33,6 +33,7 @@ def open_array(path: str | os.PathLike[str]) -> np.ndarray:
     """
     path = Path(path)
     try:
+        check_regular(path)
         if path.suffix.lower() in TIFF:
             return _tifffile().memmap(path, mode="r")
         return np.load(path, mmap_mode="r", allow_pickle=False)

@@ -14,7 +14,7 @@ from .storage import check_regular, write_files
 
 # What Pillow decodes itself; for EPS it would start another program.
 _READ = ("AVIF", "BMP", "DDS", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI")
-_READ += ("PSD", "SGI", "TGA", "TIFF", "WEBP")
+_READ += ("PSD", "SGI", "TGA", "TIFF", "WEBP", "HEIF")  # the last by a plug-in
 # What keeps the size of every picture and, but for losses and GIF's palette, its colours.
 _WRITTEN = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "SGI", "TGA", "TIFF")
 _WRITTEN += ("WEBP",)
@@ -140,7 +140,7 @@ def _to_rgb(picture: Any, kind: str | None, path: Path) -> np.ndarray:
 
     if picture.mode == "F":
         raise PictureError(f"{path}: expected 8 or 16 bits a channel, got floating point")
-    if picture.mode == "I" and kind != "PPM":
+    if picture.mode == "I" and kind not in ("PNG", "PPM"):
         raise PictureError(f"{path}: expected 8 or 16 bits a channel, got 32")
     if picture.mode == "I" or picture.mode.startswith("I;16"):
         grey = np.asarray(picture)

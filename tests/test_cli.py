@@ -97,6 +97,16 @@ def test_one_broken_picture_does_not_stop_the_others(capsys, picture):
     assert not os.path.exists("a.latent.npz")
 
 
+def test_links_in_a_loop_and_pipes_do_not_stop_the_others(capsys, picture):
+    os.symlink("loop.jpg", "loop.jpg")
+    os.mkfifo("pipe.npy")
+    args = ["loop.jpg", "pipe.npy", picture, "--model", "m.safetensors", "-o", "out/"]
+    err = run(capsys, "encode", *args, status=1)
+    assert "loop.jpg" in err.splitlines()[0]
+    assert "pipe.npy: expected a file, got a pipe or a device" in err
+    assert len(os.listdir("out")) == 1
+
+
 def test_a_batch_of_latents_gives_numbered_pictures(capsys, folder):
     np.save("z.npy", np.random.default_rng(0).standard_normal((2, 2, 3, 4)).astype(np.float32))
     run(capsys, "decode", "z.npy", "--model", "m.safetensors", "-o", "z.png")

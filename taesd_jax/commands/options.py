@@ -23,6 +23,7 @@ from .. import weights
 from ..autoencoder import AutoencoderTiny
 from ..errors import CheckpointError, PictureError, one_line
 from ..images import read_image
+from ..storage import check_regular
 from ..weights.sources import PICKLES, pickles
 
 
@@ -185,6 +186,7 @@ def for_each(
         start = time.perf_counter()
         count = f"[{i}/{len(inputs)}] " if len(inputs) > 1 else ""
         try:
+            check_regular(source)
             line = work(source, result)
         except BrokenPipeError:
             raise
@@ -192,7 +194,7 @@ def for_each(
             if debug:
                 raise
             failed += 1
-            named = error if isinstance(error, PictureError) else f"{source}: {error}"
+            named = str(error) if str(source) in str(error) else f"{source}: {error}"
             print(f"taesd-jax: error: {count}{one_line(named)}", file=sys.stderr)
         else:
             print(f"{count}{line}  ({time.perf_counter() - start:.1f} s)", flush=True)
