@@ -18,8 +18,6 @@ from taesd_jax.weights import save
 
 from .torch_modules import TorchAutoencoderTiny
 
-PEERS = ("eager", "channels_last", "compile", "onnxruntime", "openvino")
-
 
 def make_peer(
     name: str,
@@ -38,7 +36,7 @@ def make_peer(
     Runtime and OpenVINO run what they make of the PyTorch half.
 
     Args:
-        name: One of `PEERS`.
+        name: As above, or "compile" for `torch.compile`.
         params: Both halves.
         config: Architecture.
         half: Which half.

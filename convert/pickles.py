@@ -50,7 +50,7 @@ def load_pth(source: str | os.PathLike[str]) -> weights.Checkpoint:
 def save_pth(
     path: str | os.PathLike[str], params: dict[str, Any], config: AutoencoderTinyConfig
 ) -> list[Path]:
-    """Write the original pair `PATH_encoder.pth` and `PATH_decoder.pth`, both or neither.
+    """Write the original pair `PATH_encoder.pth` and `PATH_decoder.pth`, each whole.
 
     Returns:
         The files written.

@@ -144,11 +144,13 @@ class GrowingArray:
 
     def stop(self) -> None:
         """Keep the rows so far for the next run of this job; without any leave nothing behind."""
-        if self.rows:
-            self.flush()
-            self._file.close()
-        else:
+        if not self.rows:
             self.discard()
+            return
+        try:
+            self.flush()
+        finally:
+            self._file.close()
 
     def discard(self) -> None:
         """Leave nothing behind but the old file."""

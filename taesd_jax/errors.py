@@ -17,7 +17,7 @@ class PictureError(ValueError):
 
 
 class TrainingError(ValueError):
-    """A training that cannot be started or resumed as asked."""
+    """A training that cannot be started, resumed or gone on with."""
 
 
 def one_line(message: object) -> str:

@@ -27,7 +27,8 @@ def write_files(files: Mapping[Path, bytes]) -> None:
     to is replaced.
 
     Raises:
-        OSError: A file cannot be written, or two are one; then no destination has changed.
+        OSError: A file cannot be written, or two are one. No destination has changed then, unless
+            the system refused to put a later one in its place.
     """
     places = {path: resolve_target(path) for path in files}
     if len(set(places.values())) < len(places):

@@ -31,7 +31,10 @@ def main():
             if done.returncode:
                 kept = Path(f"fuzz-{kind}.txt")
                 kept.write_text(done.stdout + done.stderr)
-                sys.exit(f"{kind}: a fault; the report is in {kept}\n{done.stderr[-3000:]}")
+                sys.exit(
+                    f"{kind}: a fault; the report is in {kept}, the input in fuzz-{kind}-*\n"
+                    f"{done.stderr[-3000:]}"
+                )
             corpus = [path.stat().st_size for path in (Path(folder) / "corpus").iterdir()]
             tried = [line.split()[0] for line in done.stderr.split("\n") if "DONE" in line]
             print(
@@ -91,7 +94,7 @@ def fuzz(kind, folder, seconds):
         outcome(target)
 
     options = [f"-max_total_time={seconds}", "-rss_limit_mb=2048", "-timeout=10"]
-    options += [f"-artifact_prefix={folder}/", "-max_len=131072"]
+    options += [f"-artifact_prefix=fuzz-{kind}-", "-max_len=131072"]
     atheris.Setup([sys.argv[0], *options, str(folder / "corpus")], one)
     atheris.Fuzz()
 

@@ -110,6 +110,7 @@ class Job:
             else:
                 work = lambda: self.write(1)  # noqa: E731
             status = self.in_child(work, life=rng.uniform(0, 1.3 * seconds))
+            seen["killed"] += status == -signal.SIGKILL
             if status not in (0, -signal.SIGKILL):
                 sys.exit(f"{self.name}: a process failed by itself")
             left = self.target.read_bytes()
@@ -134,7 +135,10 @@ def main():
             os.environ["JAX_COMPILATION_CACHE_DIR"] = folder + "/programs"
             times = max(round(JOBS[name] * share), 1)
             seen = Job(name, folder).kill_often(times, args.seed)
-        print(f"{name}: killed {times} times, left old {seen['old']}, new {seen['new']}, no other")
+        print(
+            f"{name}: {times} runs, {seen['killed']} of them killed, left old {seen['old']}, new "
+            f"{seen['new']}, no other"
+        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Random models, the same bits on every machine, drawn by published name with numpy."""
 
+import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
 from taesd_jax import VARIANTS, AutoencoderTinyConfig, weights
+from taesd_jax.heads import features, scales_of
 from taesd_jax.layers import HALVES, layers_of
 from taesd_jax.weights.names import file_name, tensor_shapes, to_flax
 
@@ -99,3 +101,18 @@ def same(a, b):
     if isinstance(a, dict):
         return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def with_heads(params, config, seed=0):
+    rng, heads = np.random.default_rng(seed), {}
+    for scale in scales_of(config):
+        z = jnp.zeros((1, 1, 1, config.latent_channels))
+        parts = features(params["decoder"], z, config=config, scale=scale)
+        channels = sum(part.shape[-1] for part in parts)
+        kernel = rng.standard_normal((3, 3, channels, 3)) / np.sqrt(9 * channels)
+        bias = 0.1 * rng.standard_normal(3)
+        heads[str(round(1 / scale))] = {
+            "kernel": kernel.astype(np.float32),
+            "bias": bias.astype(np.float32),
+        }
+    return {**params, "heads": heads}

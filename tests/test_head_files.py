@@ -7,30 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import SMALL, random_model
+from models import SMALL, random_model, with_heads
 from safetensors.numpy import load_file, save_file
 
 import taesd_jax
 from taesd_jax import VARIANTS, AutoencoderTiny, CheckpointError
-from taesd_jax.heads import features, scales_of
 from taesd_jax.weights.heads import SHIPPED, read_heads
 
 SHORT = SMALL.replace(num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(2, 1, 2, 1))
-
-
-def with_heads(params, config, seed=0):
-    rng, heads = np.random.default_rng(seed), {}
-    for scale in scales_of(config):
-        z = jnp.zeros((1, 1, 1, config.latent_channels))
-        parts = features(params["decoder"], z, config=config, scale=scale)
-        channels = sum(part.shape[-1] for part in parts)
-        kernel = rng.standard_normal((3, 3, channels, 3)) / np.sqrt(9 * channels)
-        bias = 0.1 * rng.standard_normal(3)
-        heads[str(round(1 / scale))] = {
-            "kernel": kernel.astype(np.float32),
-            "bias": bias.astype(np.float32),
-        }
-    return {**params, "heads": heads}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from models import SMALL, image, latent, random_model
+from models import SMALL, image, latent, random_model, with_heads
 
 import taesd_jax
 from taesd_jax import VARIANTS, AutoencoderTiny
 from taesd_jax.cli import main
 from taesd_jax.commands.options import load_checkpoint
 from taesd_jax.fitting import downsample
-from taesd_jax.heads import features, scales_of
+from taesd_jax.heads import features
 from taesd_jax.images import psnr, write_image
 from taesd_jax.sharding import replicate, shard_images
 from taesd_jax.weights.heads import SHIPPED, read_heads
@@ -32,21 +32,6 @@ POOLED = SHORT.replace(pool_channels=16)
 ROUNDING = 2e-5
 # Results of about 1, each rounded to 8 bits of mantissa once more than their sum.
 BFLOAT16 = 5e-2
-
-
-def with_heads(params, config, seed=0):
-    rng, heads = np.random.default_rng(seed), {}
-    for scale in scales_of(config):
-        z = jnp.zeros((1, 1, 1, config.latent_channels))
-        parts = features(params["decoder"], z, config=config, scale=scale)
-        channels = sum(part.shape[-1] for part in parts)
-        kernel = rng.standard_normal((3, 3, channels, 3)) / np.sqrt(9 * channels)
-        bias = 0.1 * rng.standard_normal(3)
-        heads[str(round(1 / scale))] = {
-            "kernel": kernel.astype(np.float32),
-            "bias": bias.astype(np.float32),
-        }
-    return {**params, "heads": heads}
 
 
 @pytest.fixture(scope="module", params=[SHORT, POOLED], ids=["plain", "pooled"])

@@ -110,10 +110,9 @@ def test_what_is_not_there(hub, client, models, place):
 def test_what_is_refused(hub, client, models, place):
     hub.publish("some/gated", models[0][0])
     hub.faults["some/gated"] = ["always 403"]
-    assert client.load("some/gated", **place)["error"] in (
-        "CheckpointError",
-        "CheckpointNotFoundError",
-    )
+    found = client.load("some/gated", **place)
+    assert found["error"] == "CheckpointNotFoundError"
+    assert "some/gated is gated: ask for access" in found["message"]
 
 
 def test_an_error_of_the_server_passes(hub, client, models, place):

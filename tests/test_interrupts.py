@@ -31,6 +31,7 @@ TERMINAL = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from taesd_jax import cli
+print("imported", file=sys.stderr, flush=True)
 cli.run()
 """
 LONG = {
@@ -53,28 +54,31 @@ def long_work(work):
 
 def start_in_terminal(arguments):
     command = [sys.executable, "-c", TERMINAL, *arguments.split()]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr.readline() == "imported\n"
+    return process
 
 
 @pytest.mark.parametrize("name", LONG)
 def test_ctrl_c(name, long_work):
     before = set(long_work.rglob("*"))
     process = start_in_terminal(LONG[name])
-    time.sleep(random.uniform(4, 7))  # in the midst of compiling, or of computing
+    seconds = random.uniform(2, 5)
+    time.sleep(seconds)  # in the midst of compiling, or of computing
     assert process.poll() is None, process.stderr.read()
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
-    assert "Traceback" not in err
+    assert process.returncode == 130, (seconds, err)
+    assert "Traceback" not in err, seconds
     left = {path.name for path in set(long_work.rglob("*")) - before}
     assert not [name for name in left if name.startswith("out") or name.endswith(".tmp")], left
     assert not list(long_work.glob("run/model*"))
 
 
-def test_an_interrupted_decode_goes_on(long_work):
+def test_an_interrupted_decode_goes_on(long_work, capsys):
     process = start_in_terminal(LONG["decode"])
-    # It writes beside the target, and the file grows.
-    while not list(long_work.glob(".out.partial*")):
+    # It writes beside the target, and says there how far it is.
+    while not list(long_work.glob(".out.partial*.json")):
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
@@ -82,6 +86,7 @@ def test_an_interrupted_decode_goes_on(long_work):
     assert process.returncode == 130
     assert not Path("out.npy").exists()
     assert cli.main(LONG["decode"].split()) == 0
+    assert "resumed at row" in capsys.readouterr().out
     got = np.load("out.npy")
     Path("out.npy").unlink()
     assert cli.main(LONG["decode"].split()) == 0

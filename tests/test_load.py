@@ -26,10 +26,10 @@ def test_threads_that_come_first_wait_for_one_program(vae):
     counted = compilations(lambda: decode_together(vae, (6, 4), 16))
     alone = AutoencoderTiny(vae.params, SMALL)
     jax.clear_caches()
-    assert counted == compilations(lambda: alone.decode(latent(SMALL, (6, 4))))
+    assert counted == compilations(lambda: alone.decode(latent(SMALL, (6, 4)))) > 0
 
 
-def test_as_many_programs_as_shapes(vae):
+def test_shapes_in_turn_compile_once_each(vae):
     shapes = [(4, 4), (4, 6), (6, 4), (5, 5)]
     for shape in shapes:
         vae.decode(latent(SMALL, shape))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from models import SMALL, latent, random_model
+from models import SMALL, latent, random_model, with_heads
 
 import taesd_jax
 from taesd_jax.consumers import WriteAnimation
@@ -214,8 +214,6 @@ def test_predict_x0():
 
 
 def test_reduced_previews(params):
-    from test_heads import with_heads
-
     params = with_heads(params, SHORT)
     gallery, z = Gallery(), jnp.asarray(latent(SHORT, (4, 2), n=2))
     with PreviewStream(gallery, config=SHORT, scale=1 / 4) as stream:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from models import same
 
 import taesd_jax
 from taesd_jax import VARIANTS, AutoencoderTiny
@@ -142,8 +143,6 @@ def test_psnr_of_a_round_trip_is_pytorchs(models, photos, name):
 
 @pytest.mark.parametrize("name", BOTH)
 def test_round_trips_of_published_files_return_the_same_bits(published, tmp_path, name):
-    from test_weights import same
-
     params, config, _ = load(published, name)
     for layout in ("diffusers", "original", "comfyui", "flax"):
         if layout == "diffusers" and name == "taef2":

@@ -17,9 +17,10 @@ def test_functions_and_models_are_told_apart():
         return encode(params, x, config=TWO_STAGES)
 
     bent = AutoencoderTiny(one.params, TWO_STAGES.replace(act_fn="silu"))
-    everyone = [one, other, bent, Partial(run, one.params), Partial(run, other.params), run]
-    assert len({teacher_digest(teacher) for teacher in everyone}) == len(everyone)
-    assert teacher_digest(one) == teacher_digest(model(1))
+    everyone = [one, other, bent, Partial(run, one.params), Partial(run, other.params)]
+    everyone += [lambda x, scale=scale: scale * run(one.params, x) for scale in (1, 2)]
+    assert len({teacher_digest(teacher, side=16) for teacher in everyone}) == len(everyone)
+    assert teacher_digest(one, side=16) == teacher_digest(model(1), side=16)
 
 
 def test_what_a_teacher_must_have_is_said():

@@ -31,7 +31,10 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_killed_at_any_moment_it_goes_on_with_the_same_bits(photographs, teacher, tmp_path):
-    rng = random.Random()  # at other moments each time
+    seed = time.time_ns()  # other moments each time
+    print(f"the moments' seed is {seed}")
+    rng = random.Random(seed)
+    killed = 0
     more = ["--crops", 40, "--losses", "mse=1", "adversarial=0.01", "--buffer", "8"]
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
@@ -58,6 +61,8 @@ def test_killed_at_any_moment_it_goes_on_with_the_same_bits(photographs, teacher
                 break
         process.send_signal(signal.SIGKILL)
         process.communicate()
+        killed += process.returncode == -signal.SIGKILL
+    assert killed
     last = start(tmp_path / "cut")
     assert (last.wait(), last.stderr.close()) == (0, None)
     folders = [tmp_path / "whole", tmp_path / "cut"]

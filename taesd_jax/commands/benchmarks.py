@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         args.variants, args.halves, args.sizes, args.batch, args.dtypes
     ):
         case = bench.Case(VARIANTS[name], half, size, batch, dtype, threads)
-        peers = PEERS if args.peers == ["all"] else [p for p in args.peers if p != "none"]
+        peers = PEERS if "all" in args.peers else [p for p in args.peers if p != "none"]
         names = [bench.OURS, *peers]
         if args.plans:
             names = [bench.OURS, *bench.plans_of(half, case.config)]

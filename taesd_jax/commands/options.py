@@ -50,10 +50,12 @@ def convert_package() -> ModuleType:
 
 def load_checkpoint(source: str) -> weights.Checkpoint:
     """Load what `taesd_jax.load` takes, and PyTorch's .pth files where torch is installed."""
-    path = Path(source).expanduser()
-    if (path.suffix.lower() in PICKLES and path.is_file()) or pickles(path):
-        return convert_package().load_pth(source)
-    return weights.load(source)
+    is_torch = False
+    # Names that no file can have are for `weights.load` to refuse.
+    with contextlib.suppress(RuntimeError, OSError):
+        path = Path(source).expanduser()
+        is_torch = (path.suffix.lower() in PICKLES and path.is_file()) or bool(pickles(path))
+    return convert_package().load_pth(source) if is_torch else weights.load(source)
 
 
 def load_model(args: argparse.Namespace) -> AutoencoderTiny:
@@ -194,7 +196,9 @@ def for_each(
             if debug:
                 raise
             failed += 1
-            named = str(error) if str(source) in str(error) else f"{source}: {error}"
+            expected = isinstance(error, (ValueError, TypeError, OSError))
+            said = str(error) if expected else f"{type(error).__name__}: {error}"
+            named = said if f"{source}:" in said or f"'{source}'" in said else f"{source}: {said}"
             print(f"taesd-jax: error: {count}{one_line(named)}", file=sys.stderr)
         else:
             print(f"{count}{line}  ({time.perf_counter() - start:.1f} s)", flush=True)

@@ -99,14 +99,14 @@ def run(args: argparse.Namespace) -> int:
     pictures = [path for path in list_pictures(args.pictures) if path.resolve() not in away]
     if not pictures:
         raise PictureError("every picture is held out; name others to train on")
-    teacher = load_vae(args.teacher or args.init or "taesd")
+    init = load_vae(args.init) if args.init else None
+    teacher = load_vae(args.teacher) if args.teacher else init or load_vae("taesd")
     teacher.require("encoder")
-    if args.init:
+    if init:
         if args.widths or args.blocks:
             raise TrainingError("--widths and --blocks are of new students, --init has its own")
-        student = load_vae(args.init)
-        student.require(recipe.half)
-        params, config = student.params, student.config
+        init.require(recipe.half)
+        params, config = init.params, init.config
         if not config.shares_latents(teacher.config):
             # The other half stays with the latents that it knows.
             params = {recipe.half: params[recipe.half]}

@@ -1,1 +1,1 @@
-"""Distils and fine-tunes tiny autoencoders; needs optax."""
+"""Distils and fine-tunes tiny autoencoders; needs optax, grain and orbax."""

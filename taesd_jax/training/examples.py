@@ -98,6 +98,12 @@ class Answers:
                 if name not in arrays:
                     shape = (self.count, *value.shape[1:])
                     mode = "r+" if done else "w+"
+                    # numpy fills up what is cut, and does not look at the rest.
+                    if done and (there := self._open(name)).shape != shape:
+                        raise TrainingError(
+                            f"{self._path(name)} must be {shape}, got {there.shape}; delete "
+                            f"{self.folder}"
+                        )
                     kind: Any = {"mode": mode, "dtype": value.dtype, "shape": shape}
                     arrays[name] = np.lib.format.open_memmap(self._path(name), **kind)
                     _reserve(self._path(name))

@@ -135,6 +135,8 @@ def list_pictures(sources: Iterable[str | os.PathLike[str]]) -> list[Path]:
         else:
             names = [p for p in map(Path, glob.glob(source, recursive=True)) if p.is_file()]
             names = _without_sheets(names)
+        if not (names or path.exists() or glob.has_magic(source)):
+            raise PictureError(f"no such file or folder: {source!r}")
         if not names:
             raise PictureError(f"no pictures in {source!r}; they end with {', '.join(SUFFIXES)}")
         found |= {name.resolve(): name for name in sorted(names)}

@@ -26,9 +26,9 @@ class Recipe:
         losses: Weight of each loss. An encoder's: "mse", "mae", "amplitude" of latents. A
             decoder's: "mse", "mae", "mse_eighth", "dssim", "amplitude", "detail", "texture" of
             images; "latents", the squared distance of latents when the teacher encodes the decoded
-            image again; "adversarial", the squared distance from a discriminator's target. Of both,
-            "features": the distance from the teacher's own features, stage by stage where the
-            widths are equal.
+            image again; "adversarial", the squared distance from a discriminator's target (logged
+            is the distance of its scores). Of both, "features": the distance from the teacher's own
+            features, stage by stage where the widths are equal.
         imitate: 0 for the picture as a decoder's target, 1 for what the teacher decodes, or a mean
             of both.
         frozen: Stages nearest the latent that keep their params.
@@ -43,7 +43,8 @@ class Recipe:
             inner kernels and Adam for the rest, by far the fastest here; "amsgrad", Adam whose
             second moment never falls, as the published models were trained with; or "adamw".
         rate: Highest learning rate; it falls along a cosine to a hundredth. 0 for the optimizer's
-            own: 8e-3 of muon, 3e-4 of the others, as the published models were trained with.
+            own: 8e-3 of muon, 3e-4 of amsgrad, as the published models were trained with, and of
+            adamw.
         warmup: Steps until the highest rate, a quarter of all at most.
         beta2: Decay of Adam's second moment. 0 for the optimizer's own: 0.9 of amsgrad, as the
             published models were trained with, 0.99 of the others.
@@ -97,6 +98,9 @@ class Recipe:
             raise ValueError(f"optimizer must be one of {names}, got {self.optimizer!r}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {DTYPES}, got {self.dtype!r}")
+        for name in ("steps", "batch", "side", "buffer", "frozen", "crops", "warmup", "seed"):
+            if type(getattr(self, name)) is not int:
+                raise ValueError(f"{name} must be a whole number, got {getattr(self, name)!r}")
         least = dict.fromkeys(("steps", "batch", "side", "buffer", "shrink"), 1)
         least |= dict.fromkeys(("frozen", "crops", "rate", "warmup"), 0)
         for name, number in least.items():
@@ -111,9 +115,9 @@ class Recipe:
                 raise ValueError(f"{name} must be from 0 to {most}, got {value}")
         if self.half == "encoder" and self.imitate:
             raise ValueError("imitate is of decoders: an encoder's target are the latents")
-        for name, least in (("dssim", 11), ("texture", 9), ("detail", 3)):
-            if name in self.losses and self.side < least:
-                raise ValueError(f"{name} needs a side of {least} at least, got {self.side}")
+        for name, side in (("dssim", 11), ("texture", 9), ("detail", 3)):
+            if name in self.losses and self.side < side:
+                raise ValueError(f"{name} needs a side of {side} at least, got {self.side}")
         if "mse_eighth" in self.losses and self.side % 8:
             raise ValueError(f"mse_eighth needs a side that 8 divides, got {self.side}")
         if "adversarial" in self.losses and self.buffer < self.batch:

@@ -78,7 +78,7 @@ class Checkpoints:
         except (ValueError, OSError, KeyError, TypeError) as error:
             raise TrainingError(
                 f"the checkpoint {self._manager.directory / str(start)} cannot be read "
-                f"({one_line(error)}); without it the training goes on from the one before"
+                f"({one_line(error)}); delete that folder, and --resume goes on from the one before"
             ) from error
         return found, start
 
@@ -143,7 +143,9 @@ def claim(path: Path, facts: dict[str, Any], *, resume: bool) -> None:
     begun = any((path.parent / "checkpoints").glob("[0-9]*"))
     if not path.exists() or not begun:
         if begun:
-            raise TrainingError(f"{path.parent} has checkpoints but no {path.name}; name another")
+            raise TrainingError(
+                f"{path.parent} has checkpoints but no {path.name}; name another folder"
+            )
         write_files({path: json.dumps(facts, indent=1).encode()})
         return
     if not resume:

@@ -40,10 +40,11 @@ def decode_with(teacher: Teacher, latents: jax.Array) -> jax.Array | None:
     return jnp.clip(decode(teacher.params, latents, config=teacher.config), -1, 1)
 
 
-def teacher_digest(teacher: Teacher) -> str:
-    """Return what tells teachers apart: the params and config of a model, what a Partial holds.
+def teacher_digest(teacher: Teacher, *, side: int) -> str:
+    """Return what tells teachers apart: params and config of a model, what a function does.
 
-    Plain functions are told apart by name alone.
+    Of a function it is the name, what a Partial holds, and the mean and spread of its latents of
+    one image of noise with that side.
     """
     found = hashlib.sha256()
     if isinstance(teacher, AutoencoderTiny):
@@ -54,6 +55,9 @@ def teacher_digest(teacher: Teacher) -> str:
         name = getattr(function, "__qualname__", type(function).__name__)
         found.update(f"{getattr(function, '__module__', '')}.{name}".encode())
         tree = teacher if isinstance(teacher, Partial) else ()
+        noise = np.random.default_rng(0).uniform(-1, 1, (1, side, side, 3)).astype("f4")
+        latents = np.asarray(encode_with(teacher, jnp.asarray(noise)))
+        found.update(f"{latents.mean():.2e} {latents.std():.2e}".encode())
     return digest_of(tree, found)
 
 

@@ -69,7 +69,7 @@ def train(
         measure_every: Steps between measurements, each with samples and a checkpoint.
         resume: Go on with what is in the folder, if anything.
         mesh: Divide the batches over the devices of this mesh's first axis.
-        progress: Told of each event as the log is.
+        progress: Told of each event of the log, and how far the teacher's answers are.
 
     Returns:
         {half: average of params}.
@@ -77,6 +77,7 @@ def train(
     Raises:
         TrainingError: The folder has a training and resume is not asked for, or another one; sizes
             do not fit; grain or orbax is not installed; a loss or param is not finite.
+        CheckpointError: The other half in the folder cannot be read.
         PictureError: No picture can be used.
         ValueError: The recipe asks for what the teacher does not have.
     """
@@ -87,8 +88,8 @@ def train(
     teacher = as_pytree(teacher)
     if mesh is not None:
         teacher = jax.device_put(teacher, replicate(mesh))
-    _check_sizes(config, recipe, teacher, held_side, log_every, measure_every, mesh)
-    taught_by = teacher_digest(teacher)
+    _check_arguments(config, recipe, teacher, held_side, log_every, measure_every, mesh)
+    taught_by = teacher_digest(teacher, side=recipe.side)
     step = make_step(config, recipe, teacher)
     crops = Crops(
         pictures,
@@ -198,7 +199,7 @@ def _join(
     )
 
 
-def _check_sizes(
+def _check_arguments(
     config: AutoencoderTinyConfig,
     recipe: Recipe,
     teacher: Any,
@@ -208,8 +209,9 @@ def _check_sizes(
     mesh: Mesh | None,
 ) -> None:
     """Raise TrainingError for what would fail only after preparations."""
-    if importlib.util.find_spec("grain") is None:
-        raise TrainingError("training needs grain: pip install 'taesd-jax[train]'")
+    for name in ("grain", "orbax"):
+        if importlib.util.find_spec(name) is None:
+            raise TrainingError(f"training needs {name}: pip install 'taesd-jax[train]'")
     for name, side in (("side", recipe.side), ("held_side", held_side)):
         if side % config.spatial_factor or side < 1:
             raise TrainingError(f"{name} must be a multiple of {config.spatial_factor}, got {side}")

@@ -83,14 +83,19 @@ def to_bytes(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> 
     return len(text).to_bytes(8, "little") + text + raw[end:]
 
 
-def check_digest(path: Path, header: Header) -> None:
+def check_digest(path: Path, header: Header, tensors: Mapping[str, np.ndarray]) -> None:
     """Raise CheckpointError where a file no longer holds what `to_bytes` put into it.
 
     Files of others have no digest, and pass.
+
+    Args:
+        path: The file.
+        header: Its header.
+        tensors: All that was read of it.
     """
     if stated := header.metadata.get(DIGEST):
         metadata = {name: text for name, text in header.metadata.items() if name != DIGEST}
-        if _digest(read_tensors(path, list(header.shapes)), metadata) != stated:
+        if _digest(tensors, metadata) != stated:
             raise CheckpointError(
                 f"{path}: what it holds is not what was written (its {DIGEST} differs): it is "
                 f"damaged, or another program changed it and left that digest in"

@@ -138,8 +138,8 @@ def read_heads(path: str | os.PathLike[str]) -> dict[str, Entry]:
         raise CheckpointError(f"{path}: not a file that `taesd-jax fit-heads` wrote")
     if (size := 4 * sum(map(math.prod, header.shapes.values()))) > MAX_HEADS:
         raise CheckpointError(f"{path}: expected heads of at most {MAX_HEADS} bytes, got {size}")
-    check_digest(path, header)
     tensors = read_tensors(path, list(header.shapes))
+    check_digest(path, header, tensors)
     if bad := [name for name, t in tensors.items() if not np.isfinite(t.astype("f4")).all()]:
         raise CheckpointError(f"{path}: heads with NaN or infinity: {', '.join(bad[:5])}")
     entries = {}

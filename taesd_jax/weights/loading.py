@@ -83,10 +83,11 @@ def load(
     )
     parts: list[Part] = []
     headers: dict[Path, files.Header] = {}
+    contents: dict[Path, dict[str, np.ndarray]] = {}
     fields: dict[str, Any] = {}
     for path in found.weights:
         header = headers[path] = files.read_header(path)
-        parts.append(Part(str(path), header.shapes, lambda n, p=path: files.read_tensors(p, n)))
+        parts.append(_part(path, header, contents.setdefault(path, {})))
         if text := header.metadata.get("config"):
             stated = files.parse_json(text, f"{path}: its config")
             if fields and stated != fields:
@@ -100,8 +101,19 @@ def load(
     loaded = assemble(parts, fields=fields, label=found.label, origin=os.fspath(source))
     # Only now: the tensors of what is no model may be larger than memory.
     for path, header in headers.items():
-        files.check_digest(path, header)
+        files.check_digest(path, header, contents[path])
     return loaded
+
+
+def _part(path: Path, header: files.Header, content: dict[str, np.ndarray]) -> Part:
+    """Return the tensors of a file; what is read of them is kept in `content`."""
+
+    def read(names: Sequence[str]) -> Mapping[str, np.ndarray]:
+        found = files.read_tensors(path, names)
+        content.update(found)
+        return found
+
+    return Part(str(path), header.shapes, read)
 
 
 def assemble(

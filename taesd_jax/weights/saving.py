@@ -51,6 +51,8 @@ def save(
     if layout not in (allowed := get_args(Layout)):
         raise ValueError(f"layout must be one of {', '.join(allowed)}, got {layout!r}")
     path = Path(path)
+    if layout != "diffusers" and not path.name:
+        raise CheckpointError(f"layout {layout!r} needs the name of a file, got {str(path)!r}")
     written: dict[Path, bytes] = {}
     for suffix, tensors in serialise(params, config, layout=layout).items():
         metadata = {"format": "flax" if layout == "flax" else "pt"}

@@ -102,7 +102,7 @@ def pair_file(path: Path, half: Half, suffix: str = ".safetensors") -> Path:
 
 def pickles(path: Path) -> list[Path]:
     """Return the PyTorch files of the pair that `path` stands for, if it has no safetensors."""
-    if any(pair_file(path, half).is_file() for half in HALVES):
+    if not path.name or any(pair_file(path, half).is_file() for half in HALVES):
         return []
     return [p for half in HALVES if (p := pair_file(path, half, ".pth")).is_file()]
 
