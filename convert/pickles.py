@@ -37,6 +37,8 @@ def load_pth(source: str | os.PathLike[str]) -> weights.Checkpoint:
         files = [path] if path.is_file() else pickles(path)
     except (RuntimeError, OSError, ValueError) as error:
         raise CheckpointNotFoundError(f"no such file: {os.fspath(source)!r}: {error}") from error
+    if not files and not path.name:
+        raise CheckpointNotFoundError(f"no such file: {os.fspath(source)!r}")
     if not files:
         raise CheckpointNotFoundError(
             f"no such file: {path}, {pair_file(path, 'encoder', '.pth')} or "

@@ -173,7 +173,7 @@ def test_a_new_student_starts_at_middle_grey():
         (["--side", "30"], "side must be a multiple of 8, got 30"),
         (["--side", "800"], "none of the 2 pictures can be used"),
         (["--init", "TEACHER", "--widths", "8", "8", "8", "8"], "--init has its own"),
-        (["--held-out", "absent.png"], "no pictures in 'absent.png'"),
+        (["--held-out", "absent.png"], "no such file or folder: 'absent.png'"),
         (["--held-side", "1000"], "none of the 1 held-out pictures can be used"),
         (["--widths", "8", "8"], "must name the same"),
         (["--held-side", "60"], "held_side must be a multiple of 8, got 60"),
@@ -191,8 +191,10 @@ def test_mistakes_are_one_line(photographs, teacher, tmp_path, capsys, more, mes
     assert not list(tmp_path.glob("run/model*"))
 
 
-def test_a_folder_without_pictures_is_an_error(teacher, tmp_path, capsys):
-    assert cli.main(arguments(tmp_path, teacher, tmp_path / "run")) == 1
+def test_a_folder_without_pictures_is_an_error(photographs, teacher, tmp_path, capsys):
+    words = arguments(photographs, teacher, tmp_path / "run")
+    words[2] = str(tmp_path)
+    assert cli.main(words) == 1
     assert "no pictures in" in capsys.readouterr().err
     with pytest.raises(PictureError, match="there are no pictures to train on"):
         Crops([], side=32)
