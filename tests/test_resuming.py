@@ -201,6 +201,21 @@ def test_a_fill_that_was_killed_goes_on(photographs, teacher, tmp_path):
     same(*found)
 
 
+def test_a_fill_does_not_go_on_from_a_file_that_was_cut(photographs, teacher, tmp_path):
+    model, options = AutoencoderTiny.from_pretrained(teacher), {"name": "it", "decoded": False}
+    crops = Crops(list_pictures([photographs]), side=16)
+    Answers(tmp_path / "cut", crops, 40, model, **options).fill()
+    file = tmp_path / "cut" / "answers.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"done": 32}))
+    whole = (tmp_path / "cut" / "latent.npy").read_bytes()
+    (tmp_path / "cut" / "latent.npy").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(TrainingError, match=r"latent\.npy cannot be read .* delete"):
+        Answers(tmp_path / "cut", crops, 40, model, **options).fill()
+    (tmp_path / "cut" / "latent.npy").unlink()
+    with pytest.raises(TrainingError, match=r"latent\.npy cannot be read .* delete"):
+        Answers(tmp_path / "cut", crops, 40, model, **options).fill()
+
+
 def test_batches_depend_on_their_number_alone(photographs, teacher, tmp_path):
     model = AutoencoderTiny.from_pretrained(teacher)
     crops = Crops(list_pictures([photographs]), side=16)
