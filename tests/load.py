@@ -36,10 +36,8 @@ def decode_in(threads, vae, shape, count):
     wanted = np.asarray(vae.decode(z).sample).tobytes()
 
     def work(_):
-        right = [
-            np.asarray(vae.decode(z).sample).tobytes() == wanted for _ in range(count // THREADS)
-        ]
-        return right.count(False)
+        found = (np.asarray(vae.decode(z).sample) for _ in range(count // THREADS))
+        return sum(sample.tobytes() != wanted for sample in found)
 
     return sum(threads.map(work, range(THREADS)))
 
@@ -78,8 +76,8 @@ def main():
         later = compilations(lambda: decode(args.decodes - first))
     growth = resident() / before - 1
     print(
-        f"{THREADS} threads, {args.decodes} decodes: {sum(wrong)} other results, {later} compilations "
-        f"after the first, resident size {growth:+.1%} from decode {first} to the last"
+        f"{THREADS} threads, {args.decodes} decodes: {sum(wrong)} other results, {later} "
+        f"compilations after the first, resident size {growth:+.1%} from decode {first} to the last"
     )
     raise SystemExit(bool(sum(wrong) or later or growth > 0.02))
 
