@@ -124,6 +124,63 @@ def test_detail_and_texture_by_scipy(pair):
     assert losses.texture(*pair) == pytest.approx(((a - b) ** 2).mean(), rel=1e-4)
 
 
+def test_patches_are_compared_wherever_they_lie():
+    rng, key = np.random.default_rng(0), jax.random.key(0)
+    one, other = (jnp.asarray(rng.normal(size=(1, 64, 64, 3)), "f4") for _ in range(2))
+    assert losses.patches(one, one, key) == 0
+    y, x = np.indices((64, 64))
+    weave = one.std() * jnp.asarray((-1.0) ** (x // 2 + y // 2), "f4")[None, :, :, None]
+    apart = {
+        "moved": losses.patches(jnp.roll(one, (5, 3), (1, 2)), one, key),
+        "other": losses.patches(other, one, key),
+        "weave": losses.patches(weave, one, key),
+        "blur": losses.patches(0.5 * one, one, key),
+    }
+    assert apart["moved"] < 0.05 * losses.mse(jnp.roll(one, (5, 3), (1, 2)), one)
+    # Few patches of the same kind differ by chance.
+    assert max(apart["moved"], apart["other"]) < 0.2 * min(apart["weave"], apart["blur"])
+    assert losses.patches(other, one, jax.random.key(1)) != apart["other"]
+    for image in (other, one, jnp.zeros_like(one)):
+        assert np.isfinite(jax.grad(losses.patches)(image, one, key)).all()
+
+
+def test_patches_are_compared_within_windows():
+    rng, key = np.random.default_rng(0), jax.random.key(0)
+    left = np.where(np.arange(320) < 160, 1, 3)[:, None]
+    one, other = (rng.normal(size=(2, 64, 320, 3)) * left for _ in range(2))
+    one, other = (jnp.asarray(x, "f4") for x in (one, other))
+    apart, swapped = losses.patches(other, one, key), losses.patches(other[:, :, ::-1], one, key)
+    assert apart < 0.1 * swapped
+
+
+def test_blur_has_jaxs_own_gradient(pair):
+    image = jnp.asarray(pair[0])
+    weights = jax.random.normal(jax.random.key(0), (2, 26, 34, 3))
+
+    def plain(x):
+        taps = np.exp(-((np.arange(7) - 3) ** 2) / 4.5)
+        kernel = jnp.asarray(np.outer(taps, taps) / taps.sum() ** 2, "f4")[..., None, None]
+        x = jnp.moveaxis(x, -1, 1).reshape(6, 32, 40, 1)
+        x = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return jnp.moveaxis(x.reshape(2, 3, 26, 34), 1, -1)
+
+    assert np.allclose(metrics.blur(image, window=7), plain(image), atol=ROUNDING)
+    gradient = jax.grad(lambda x: (weights * metrics.blur(x, window=7)).sum())(image)
+    want = jax.grad(lambda x: (weights * plain(x)).sum())(image)
+    assert np.allclose(gradient, want, atol=ROUNDING)
+
+
+def test_a_step_along_the_patches_gradient_lowers_them():
+    rng, key = np.random.default_rng(0), jax.random.key(0)
+    image, target = (jnp.asarray(scale * rng.normal(size=(1, 32, 32, 3)), "f4") for scale in (1, 2))
+    value, gradient = jax.value_and_grad(losses.patches)(image, target, key)
+    slope = jnp.sum(gradient**2)
+    lower = losses.patches(image - 0.1 * value / slope * gradient, target, key)
+    assert float(lower) == pytest.approx(0.9 * float(value), rel=0.02)  # quadratic in the step
+
+
 def test_losses_say_which_sides_they_need():
     x = jnp.zeros((1, 10, 16, 3))
     with pytest.raises(ValueError, match=r"ssim needs sides of 11 at least, got shape"):
@@ -134,6 +191,8 @@ def test_losses_say_which_sides_they_need():
         losses.mse_eighth(x, x)
     with pytest.raises(ValueError, match="texture needs sides of 9 at least"):
         losses.texture(x[:, :8], x[:, :8])
+    with pytest.raises(ValueError, match="patches needs sides of 24 at least"):
+        losses.patches(x, x, jax.random.key(0))
     with pytest.raises(ValueError, match="detail needs sides of 3 at least"):
         losses.detail(x[:, :2], x[:, :2])
 

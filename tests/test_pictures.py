@@ -59,6 +59,18 @@ def test_a_crop_is_a_piece_of_its_picture(photographs):
     raise AssertionError("the crop is nowhere in its picture")
 
 
+def test_of_candidates_the_busiest_is_taken(tmp_path):
+    picture = np.zeros((64, 512, 3), "f4")
+    picture[:, 256:] = np.random.default_rng(0).uniform(-1, 1, (64, 256, 3))
+    write_image(tmp_path / "half.png", picture)
+    means = {}
+    for candidates in (1, 8):
+        crops = Crops([tmp_path / "half.png"], side=32, shrink=1, candidates=candidates)
+        means[candidates] = np.mean([crops[i].std() > 10 for i in range(24)])
+    assert means[1] < 0.8
+    assert means[8] == 1
+
+
 def test_pictures_kept_in_memory_are_bounded(photographs):
     crops = Crops(list_pictures([photographs]), side=32, memory=1)
     for i in range(8):

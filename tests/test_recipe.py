@@ -30,6 +30,8 @@ def test_what_a_teacher_must_have_is_said():
     only = AutoencoderTiny({"encoder": model().params["encoder"]}, TWO_STAGES)
     with pytest.raises(ValueError, match="the decoder is not loaded"):
         make_step(TWO_STAGES, Recipe(losses={"features": 1.0}), only)
+    with pytest.raises(ValueError, match="need a student that has a decoder, too"):
+        make_step(TWO_STAGES, Recipe(half="encoder", losses={"dssim": 1.0}), model())
     wide = TWO_STAGES.replace(decoder_block_out_channels=(16, 16))
     with pytest.raises(ValueError, match="one of them as wide in both"):
         make_step(wide, Recipe(losses={"features": 1.0}), model())
@@ -39,7 +41,7 @@ def test_what_a_teacher_must_have_is_said():
     ("changes", "message"),
     [
         ({"half": "both"}, "half must be"),
-        ({"half": "encoder", "losses": {"dssim": 1.0}}, "losses of an encoder are mse, mae, amp"),
+        ({"half": "encoder", "losses": {"latents": 1.0}}, "losses of an encoder are mse, mae, amp"),
         ({"losses": {"lpips": 1.0}}, "losses of a decoder are .* got lpips"),
         ({"losses": {}}, "weights above 0"),
         ({"losses": {"mse": 0.0}}, "weights above 0"),
@@ -47,7 +49,9 @@ def test_what_a_teacher_must_have_is_said():
         ({"frozen": -1}, "frozen must be 0 or more"),
         ({"steps": 0}, "steps must be 1 or more"),
         ({"imitate": 1.5}, "imitate must be from 0 to 1"),
-        ({"half": "encoder", "imitate": 0.5}, "imitate is of decoders"),
+        ({"half": "encoder", "imitate": 0.5}, "imitate is of images: an encoder has"),
+        ({"candidates": 0}, "candidates must be 1 or more"),
+        ({"losses": {"patches": 1.0}, "side": 16}, "patches needs a side of 24"),
         ({"beta2": 1.0}, "beta2 must be from 0 to"),
         ({"dtype": "float16"}, "dtype must be one of"),
         ({"saturation": -1.0}, "saturation must be from 0 to 10"),

@@ -58,6 +58,26 @@ def test_both_halves_share_a_folder_and_convert_to_diffusers(photographs, teache
     same(load(tmp_path / "out").params, load(tmp_path / "run" / "model").params)
 
 
+def test_an_encoders_images_are_made_by_the_decoder_it_starts_with(
+    photographs, teacher, tmp_path, capsys
+):
+    more = ["--init", teacher, "--losses", "mse=1", "dssim=0.1", "--imitate", "0.5", "--steps", "2"]
+    more += ["--candidates", "2"]
+    folder, other = tmp_path / "run", tmp_path / "other"
+    assert cli.main(arguments(photographs, None, folder, *more, half="encoder")) == 0
+    assert {"mse", "dssim"} < set(log(folder / "encoder")[0])
+    same(load(folder / "model").params["decoder"], load(teacher).params["decoder"])
+    said = json.loads((folder / "encoder" / "recipe.json").read_text())
+    assert said["recipe"]["candidates"] == 2
+    run(photographs, teacher, other, recipe={"steps": 1})
+    capsys.readouterr()
+    assert cli.main(arguments(photographs, None, other, *more, half="encoder")) == 1
+    assert "has another decoder than the one" in capsys.readouterr().err
+    new = ["--teacher", teacher, *more[2:]]
+    assert cli.main(arguments(photographs, None, tmp_path / "new", *new, half="encoder")) == 1
+    assert "need a student that has a decoder, too" in capsys.readouterr().err
+
+
 def test_halves_may_have_widths_of_their_own(photographs, teacher, tmp_path):
     wide = SMALL.replace(encoder_block_out_channels=(4, 8, 8, 8))
     narrow = SMALL.replace(decoder_block_out_channels=(8, 8, 4, 4))

@@ -10,6 +10,7 @@ from trainings import TWO_STAGES, batch, model
 from taesd_jax import encode
 from taesd_jax.layers import split_layers
 from taesd_jax.sharding import replicate, shard_images
+from taesd_jax.training.losses import mse_eighth
 from taesd_jax.training.optimizers import optimizer_of
 from taesd_jax.training.recipe import Recipe
 from taesd_jax.training.step import init_state, make_step
@@ -23,17 +24,20 @@ STEP_ROUNDING = 2e-4
     [
         ("encoder", {"mse": 1.0}),
         ("encoder", {"mae": 1.0, "features": 0.1}),
+        ("encoder", {"mse": 1.0, "dssim": 0.1, "mse_eighth": 0.1}),
         ("decoder", {"mse": 1.0, "features": 0.1}),
         ("decoder", {"mae": 1.0, "dssim": 0.1, "amplitude": 0.1, "mse_eighth": 0.1}),
+        ("decoder", {"mse": 1.0, "patches": 1.0}),
     ],
 )
 def test_a_step_lowers_the_loss(half, weights):
     teacher, student = model(1), model(2)
-    recipe = Recipe(half=half, losses=weights, steps=30, rate=3e-3, warmup=2, batch=8, side=16)
-    step = make_step(TWO_STAGES, recipe, teacher)
+    side = 24 if "patches" in weights else 16
+    recipe = Recipe(half=half, losses=weights, steps=30, rate=3e-3, warmup=2, batch=8, side=side)
+    step = make_step(TWO_STAGES, recipe, teacher, decoder=student.params["decoder"])
     state, found = init_state(student.params[half], TWO_STAGES, recipe), []
     for _ in range(recipe.steps):
-        state, parts = step(state, batch())
+        state, parts = step(state, batch(side=side))
         found.append(float(parts["total"]))
     assert found[-1] < 0.9 * found[0]  # the pictures are noise
     assert set(parts) == {"total", *weights}
@@ -155,15 +159,18 @@ def test_imitation_moves_the_target():
     assert totals[0] > 0.1
 
 
-@pytest.mark.parametrize("weights", [{"mse": 1.0}, {"mse": 1.0, "adversarial": 0.1}])
+@pytest.mark.parametrize(
+    "weights", [{"mse": 1.0}, {"mse": 1.0, "adversarial": 0.1}, {"mse": 1.0, "patches": 1.0}]
+)
 def test_eight_devices_equal_one(weights):
     mesh = jax.make_mesh((8,), ("batch",))
-    recipe = Recipe(losses=weights, steps=4, warmup=0, batch=8, side=16, buffer=16)
+    side = 24 if "patches" in weights else 16
+    recipe = Recipe(losses=weights, steps=4, warmup=0, batch=8, side=side, buffer=16)
     step, found = make_step(TWO_STAGES, recipe, model(1)), []
     for place, whole in ((None, None), (shard_images(mesh, batch="batch"), replicate(mesh))):
         state = init_state(model(2).params["decoder"], TWO_STAGES, recipe)
         for seed in range(3):
-            images = batch(seed=seed)
+            images = batch(side=side, seed=seed)
             if place is not None:
                 state, images = jax.device_put(state, whole), jax.device_put(images, place)
             state, parts = step(state, images)
@@ -172,6 +179,17 @@ def test_eight_devices_equal_one(weights):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=STEP_ROUNDING), one, eight
     )
+
+
+def test_images_of_an_encoder_are_those_of_its_own_decoder():
+    teacher, student, images = model(1), model(2), batch()
+    recipe = Recipe(half="encoder", losses={"mse_eighth": 1.0}, steps=4, batch=8, side=16)
+    state = init_state(student.params["encoder"], TWO_STAGES, recipe)
+    step = make_step(TWO_STAGES, recipe, teacher, decoder=student.params["decoder"])
+    _, parts = step(state, images)
+    sample = student.decode(student.encode(images["image"]).latents).sample
+    want = float(mse_eighth(sample, images["image"]))
+    assert float(parts["mse_eighth"]) == pytest.approx(want, rel=1e-4)
 
 
 def test_adversarial_training_keeps_a_buffer():

@@ -26,6 +26,7 @@ _HELP = {
     "shrink": "a crop is made of up to this many times its side",
     "hue": "most that a crop's colours are turned, 1 for the whole colour circle",
     "saturation": "most that a crop's colours are made stronger or weaker, 1 for double or half",
+    "candidates": "of so many crops of a picture the busiest is taken",
     "crops": "ask the teacher once for each of this many crops; 0: new crops at each step",
     "rate": "highest learning rate; 0 for the optimizer's own",
     "warmup": "steps until the highest rate, a quarter of all at most",
@@ -64,8 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser, model_help: str) -> None:
         nargs="+",
         metavar="NAME=WEIGHT",
         default=["mse=1"],
-        help="mse, mae, amplitude; of decoders also mse_eighth, dssim, detail, texture, latents, "
-        "adversarial; of both, features (default: mse=1)",
+        help="mse, mae, amplitude, mse_eighth, dssim, detail, texture, patches, features; of "
+        "decoders also latents, adversarial (default: mse=1)",
     )
     add("--optimizer", choices=tuple(OPTIMIZERS), default="muon", help="default: %(default)s")
     add("--dtype", choices=DTYPES, default="float32", help="of the computation")

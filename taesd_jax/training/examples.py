@@ -22,6 +22,7 @@ from .teachers import Teacher, as_pytree, decode_with, encode_with
 
 # Crops that the teacher answers at a time; always the same, so that the bits are, too.
 _BLOCK = 32
+_CROP_OPTIONS = ("side", "seed", "shrink", "hue", "saturation", "candidates")
 
 
 class Answers:
@@ -58,7 +59,7 @@ class Answers:
             "pictures": describe_pictures(crops.pictures),
             "teacher": name,
             "count": count,
-            **{k: getattr(crops, k) for k in ("side", "seed", "shrink", "hue", "saturation")},
+            **{name: getattr(crops, name) for name in _CROP_OPTIONS},
         }
         self._file, self._keep = folder / "answers.json", decoded
         self._done()

@@ -32,6 +32,8 @@ class Crops:
         shrink: A crop is made of side to side * shrink pixels of its picture.
         hue: See `augment`.
         saturation: See `augment`.
+        candidates: Of so many crops of a picture the busiest is taken, often one of a large
+            part of it: skies teach little.
         memory: Bytes of decoded pictures to keep.
 
     Raises:
@@ -47,12 +49,14 @@ class Crops:
         shrink: float = 6.0,
         hue: float = 0.05,
         saturation: float = 0.3,
+        candidates: int = 1,
         memory: int = 2**31,
     ):
         if not pictures:
             raise PictureError("there are no pictures to train on")
         self.pictures, self.side, self.seed, self.shrink = list(pictures), side, seed, shrink
-        self.hue, self.saturation, self.memory = hue, saturation, memory
+        self.hue, self.saturation = hue, saturation
+        self.candidates, self.memory = candidates, memory
         self._bad: set[Path] = set()
         self._kept: collections.OrderedDict[Path, np.ndarray] = collections.OrderedDict()
         self._lock = threading.Lock()
@@ -71,7 +75,8 @@ class Crops:
         for step in range(len(self.pictures)):
             path = self.pictures[(first + step) % len(self.pictures)]
             if (pixels := self._read(path)) is not None:
-                crop = self._cut(pixels, rng)
+                cuts = (self._cut(pixels, rng) for _ in range(self.candidates))
+                crop = next(cuts) if self.candidates == 1 else max(cuts, key=_busyness)
                 crop = augment(rng, crop, hue=self.hue, saturation=self.saturation)
                 return to_uint8(crop)
         raise PictureError(f"none of the {len(self.pictures)} pictures can be used")
@@ -105,6 +110,11 @@ class Crops:
             while len(self._kept) > 1 and sum(p.nbytes for p in self._kept.values()) > self.memory:
                 self._kept.popitem(last=False)
         return pixels
+
+
+def _busyness(image: np.ndarray) -> float:
+    """Return the mean difference of neighbouring pixels."""
+    return sum(float(np.abs(np.diff(image, axis=axis)).mean()) for axis in (0, 1))
 
 
 def shrink_square(pixels: np.ndarray, side: int) -> np.ndarray:

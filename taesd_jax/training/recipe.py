@@ -8,9 +8,9 @@ from typing import Any
 
 from ..layers import Half
 
-LATENT_LOSSES = ("mse", "mae", "amplitude")
-IMAGE_LOSSES = ("mse", "mae", "mse_eighth", "dssim", "amplitude", "detail", "texture")
-TEACHER_LOSSES = ("features", "latents")
+LATENT_LOSSES = ("mse", "mae", "amplitude")  # of images too, where a decoder is trained
+IMAGE_LOSSES = ("mse_eighth", "dssim", "detail", "texture", "patches")
+DECODER_LOSSES = ("latents", "adversarial")
 # Each with its rate and second moment's decay.
 OPTIMIZERS = {"muon": (8e-3, 0.99), "amsgrad": (3e-4, 0.9), "adamw": (3e-4, 0.99)}
 DTYPES = ("float32", "bfloat16")
@@ -23,14 +23,15 @@ class Recipe:
     Attributes:
         half: "encoder", taught to give the teacher's latents, or "decoder", taught to give the
             picture from them.
-        losses: Weight of each loss. An encoder's: "mse", "mae", "amplitude" of latents. A
-            decoder's: "mse", "mae", "mse_eighth", "dssim", "amplitude", "detail", "texture" of
-            images; "latents", the squared distance of latents when the teacher encodes the decoded
-            image again; "adversarial", the squared distance from a discriminator's target (logged
-            is the distance of its scores). Of both, "features": the distance from the teacher's own
-            features, stage by stage where the widths are equal.
-        imitate: 0 for the picture as a decoder's target, 1 for what the teacher decodes, or a mean
-            of both.
+        losses: Weight of each loss. An encoder's: "mse", "mae", "amplitude" of latents;
+            "mse_eighth", "dssim", "detail", "texture", "patches" of the images that the student's
+            own decoder makes of them. A decoder's: all of these of images; "latents", the squared
+            distance of latents when the teacher encodes the decoded image again; "adversarial", the
+            squared distance from the image that a discriminator of decoded images and targets asks
+            for (logged is the distance of its scores). Of both, "features": the distance from the
+            teacher's own features, stage by stage where the widths are equal.
+        imitate: 0 for the picture as the target of images, 1 for what the teacher decodes, or a
+            mean of both.
         frozen: Stages nearest the latent that keep their params.
         steps: Steps in all.
         batch: Crops a step.
@@ -38,6 +39,7 @@ class Recipe:
         shrink: See `Crops`.
         hue: See `augment`.
         saturation: See `augment`.
+        candidates: See `Crops`.
         crops: Number of different crops, 0 for new ones without end.
         optimizer: "muon", momentum with steps made orthogonal (Jordan et al. 2024, "Muon") for
             inner kernels and Adam for the rest, by far the fastest here; "amsgrad", Adam whose
@@ -68,6 +70,7 @@ class Recipe:
     shrink: float = 6.0
     hue: float = 0.05
     saturation: float = 0.3
+    candidates: int = 1
     crops: int = 0
     optimizer: str = "muon"
     rate: float = 0.0
@@ -82,9 +85,9 @@ class Recipe:
     def __post_init__(self):
         if self.half not in ("encoder", "decoder"):
             raise ValueError(f"half must be 'encoder' or 'decoder', got {self.half!r}")
-        allowed = (*LATENT_LOSSES, "features")
+        allowed = (*LATENT_LOSSES, *IMAGE_LOSSES, "features")
         if self.half == "decoder":
-            allowed = (*IMAGE_LOSSES, *TEACHER_LOSSES, "adversarial")
+            allowed += DECODER_LOSSES
         if unknown := sorted(set(self.losses) - set(allowed)):
             article = "an" if self.half == "encoder" else "a"
             raise ValueError(
@@ -98,10 +101,10 @@ class Recipe:
             raise ValueError(f"optimizer must be one of {names}, got {self.optimizer!r}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {DTYPES}, got {self.dtype!r}")
-        for name in ("steps", "batch", "side", "buffer", "frozen", "crops", "warmup", "seed"):
+        for name in [field.name for field in dataclasses.fields(self) if field.type == "int"]:
             if type(getattr(self, name)) is not int:
                 raise ValueError(f"{name} must be a whole number, got {getattr(self, name)!r}")
-        least = dict.fromkeys(("steps", "batch", "side", "buffer", "shrink"), 1)
+        least = dict.fromkeys(("steps", "batch", "side", "buffer", "shrink", "candidates"), 1)
         least |= dict.fromkeys(("frozen", "crops", "rate", "warmup"), 0)
         for name, number in least.items():
             if not number <= getattr(self, name) < inf:
@@ -113,9 +116,10 @@ class Recipe:
             value = getattr(self, name)
             if not 0 <= value <= most:
                 raise ValueError(f"{name} must be from 0 to {most}, got {value}")
-        if self.half == "encoder" and self.imitate:
-            raise ValueError("imitate is of decoders: an encoder's target are the latents")
-        for name, side in (("dssim", 11), ("texture", 9), ("detail", 3)):
+        if self.imitate and not self.makes_images:
+            names = ", ".join(IMAGE_LOSSES)
+            raise ValueError(f"imitate is of images: an encoder has them by {names} only")
+        for name, side in (("patches", 24), ("dssim", 11), ("texture", 9), ("detail", 3)):
             if name in self.losses and self.side < side:
                 raise ValueError(f"{name} needs a side of {side} at least, got {self.side}")
         if "mse_eighth" in self.losses and self.side % 8:
@@ -126,6 +130,11 @@ class Recipe:
         rate, beta2 = OPTIMIZERS[self.optimizer]
         object.__setattr__(self, "rate", self.rate or rate)
         object.__setattr__(self, "beta2", self.beta2 or beta2)
+
+    @property
+    def makes_images(self) -> bool:
+        """Whether a loss is of images."""
+        return self.half == "decoder" or not set(self.losses).isdisjoint(IMAGE_LOSSES)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, ready for JSON."""

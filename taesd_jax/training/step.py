@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
-from ..functional import Params
+from ..functional import Params, decode
 from ..layers import Half, split_layers
 from .discriminator import (
     Buffer,
@@ -25,9 +25,9 @@ from .discriminator import (
     replay,
 )
 from .features import feature_distance, stage_features
-from .losses import LOSSES, mse
+from .losses import LOSSES, mse, patches
 from .optimizers import critic_optimizer, optimizer_of
-from .recipe import Recipe
+from .recipe import LATENT_LOSSES, Recipe
 from .teachers import Teacher, as_pytree, decode_with, encode_with
 
 Batch = Mapping[str, jax.Array]
@@ -71,7 +71,11 @@ def init_state(half_params: Params, config: AutoencoderTinyConfig, recipe: Recip
 
 
 def make_step(
-    config: AutoencoderTinyConfig, recipe: Recipe, teacher: Teacher
+    config: AutoencoderTinyConfig,
+    recipe: Recipe,
+    teacher: Teacher,
+    *,
+    decoder: Params | None = None,
 ) -> Callable[[State, Batch], tuple[State, Losses]]:
     """Return the compiled step: state and batch -> new state and losses.
 
@@ -82,6 +86,7 @@ def make_step(
         config: Of the student.
         recipe: What to do.
         teacher: See `Teacher`; features and imitation need a model.
+        decoder: Params of the student's decoder, for an encoder's losses of images.
 
     Returns:
         A function. Its batch has "image" (n, h, w, 3) in [-1, 1]; "latent" and "decoded", the
@@ -94,24 +99,35 @@ def make_step(
     if "features" in recipe.losses or recipe.imitate:
         if not isinstance(teacher, AutoencoderTiny):
             raise ValueError("features and imitation need a teacher of the family, not a function")
-        teacher.require(recipe.half)
-        if "features" in recipe.losses and not _shared(recipe.half, config, teacher.config):
-            raise ValueError(
-                "features need as many stages in student and teacher, one of them as wide in both"
-            )
+        if recipe.imitate:
+            teacher.require("decoder")
+        if "features" in recipe.losses:
+            teacher.require(recipe.half)
+            if not _shared(recipe.half, config, teacher.config):
+                raise ValueError(
+                    "features need as many stages in student and teacher, one of them as wide in "
+                    "both"
+                )
     teacher = as_pytree(teacher)
+    if recipe.half == "decoder" or not recipe.makes_images:
+        decoder = None
+    elif decoder is None:
+        raise ValueError(
+            "an encoder's losses of images need a student that has a decoder, too, with the "
+            "teacher's latents: name one to start from"
+        )
 
-    def run(state: State, batch: Batch, teacher: Any) -> tuple[State, Losses]:
+    def run(state: State, batch: Batch, teacher: Any, decoder: Any) -> tuple[State, Losses]:
         work: Any = functools.partial(_step, config=config, recipe=recipe)
         sharding = jax.typeof(batch["image"]).sharding
         if any(axis is not None for axis in sharding.spec):
             # Of Explicit axes too XLA's partitioner decides how the devices share the work.
             whole = NamedSharding(sharding.mesh, PartitionSpec())
             work = jax.sharding.auto_axes(work, out_sharding=whole)
-        return work(state, batch, teacher)
+        return work(state, batch, teacher, decoder)
 
     compiled = jax.jit(run, donate_argnums=0)
-    return lambda state, batch: compiled(state, dict(batch), teacher)
+    return lambda state, batch: compiled(state, dict(batch), teacher, decoder)
 
 
 def frozen_layers(config: AutoencoderTinyConfig, recipe: Recipe) -> frozenset[str]:
@@ -128,6 +144,7 @@ def _step(
     state: State,
     batch: Batch,
     teacher: Teacher,
+    decoder: Params | None,
     *,
     config: AutoencoderTinyConfig,
     recipe: Recipe,
@@ -138,7 +155,9 @@ def _step(
     frozen = frozen_layers(config, recipe)
     kept = {name: value for name, value in state.params.items() if name in frozen}
     moved = {name: value for name, value in state.params.items() if name not in frozen}
-    (total, (parts, result)), gradient = find(moved, kept, batch, teacher, judge, config, recipe)
+    key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
+    fixed = (kept, batch, teacher, decoder, judge, key)
+    (total, (parts, result)), gradient = find(moved, *fixed, config, recipe)
     moved, moments = _update(optimizer_of(recipe), gradient, state.optimizer, moved)
     params = kept | moved
     # Short at first, so that the first random params are soon forgotten.
@@ -148,7 +167,6 @@ def _step(
     average = kept | jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, moved)
     critic = state.critic
     if critic is not None:
-        key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
         critic, parts["discriminator"] = _judge(key, critic, batch, result)
     return State(state.step + 1, params, average, moments, critic), {"total": total} | parts
 
@@ -159,14 +177,11 @@ def _ask_teacher(
     found = dict(batch)
     if "latent" not in found:
         found["latent"] = encode_with(teacher, found["image"])
-    if recipe.half == "encoder":
-        found["target"] = found["latent"]
-    elif recipe.imitate:
+    found["target"] = found["image"]
+    if recipe.imitate:
         decoded = found["decoded"] if "decoded" in found else decode_with(teacher, found["latent"])
         assert decoded is not None
         found["target"] = recipe.imitate * decoded + (1 - recipe.imitate) * found["image"]
-    else:
-        found["target"] = found["image"]
     if "features" in recipe.losses:
         assert isinstance(teacher, AutoencoderTiny)
         x = found["image" if recipe.half == "encoder" else "latent"]
@@ -181,7 +196,9 @@ def _loss(
     kept: Params,
     batch: Batch,
     teacher: Teacher,
+    decoder: Params | None,
     judge: Params | None,
+    key: jax.Array,
     config: AutoencoderTinyConfig,
     recipe: Recipe,
 ) -> tuple[jax.Array, tuple[Losses, jax.Array]]:
@@ -189,6 +206,14 @@ def _loss(
     options: dict[str, Any] = {"half": recipe.half, "config": config, "remat": recipe.remat}
     result, features = stage_features(kept | moved, x, **options)
     result, parts, total = result.astype(jnp.float32), {}, jnp.zeros((), jnp.float32)
+    image = result
+    if decoder is not None:
+        image = decode(
+            {"decoder": decoder},
+            result.astype(recipe.dtype),
+            config=config,
+            remat=recipe.remat,
+        ).astype(jnp.float32)
     for name in recipe.losses:
         if name == "features":
             wanted = [batch[f"feature_{i}"] for i in range(len(features))]
@@ -197,11 +222,15 @@ def _loss(
             parts[name] = mse(encode_with(teacher, result), batch["latent"])
         elif name == "adversarial":
             assert judge is not None
-            target, apart = corrected_target(judge, batch["image"], result, batch["latent"])
+            target, apart = corrected_target(judge, batch["target"], result, batch["latent"])
             total += recipe.losses[name] * mse(result, target)
             parts[name] = apart
+        elif name == "patches":
+            parts[name] = patches(image, batch["target"], jax.random.fold_in(key, 1))
+        elif recipe.half == "encoder" and name in LATENT_LOSSES:
+            parts[name] = LOSSES[name](result, batch["latent"])
         else:
-            parts[name] = LOSSES[name](result, batch["target"])
+            parts[name] = LOSSES[name](image, batch["target"])
         if name != "adversarial":
             total += recipe.losses[name] * parts[name]
     return total, (parts, result)
@@ -213,7 +242,7 @@ def _judge(
     judge, moments, buffer = critic
     buffer, fakes, latents = replay(key, buffer, fake, batch["latent"])
     loss, gradient = jax.value_and_grad(discriminator_loss)(
-        judge, batch["image"], fakes, batch["latent"], latents
+        judge, batch["target"], fakes, batch["latent"], latents
     )
     judge, moments = _update(critic_optimizer(), gradient, moments, judge)
     return (judge, moments, buffer), loss

@@ -57,7 +57,8 @@ def train(
     Args:
         folder: Of the training.
         pictures: To take crops of.
-        student: Params to start from, with the half that is trained.
+        student: Params to start from, with the half that is trained; for an encoder's losses of
+            images also a decoder, which stays as it is.
         config: Of the student.
         recipe: What to do.
         teacher: A model of the family, or a function of images that gives latents.
@@ -75,11 +76,12 @@ def train(
         {half: average of params}.
 
     Raises:
-        TrainingError: The folder has a training and resume is not asked for, or another one; sizes
+        TrainingError: The folder has a training and resume is not asked for, or another one, or
+            another decoder than the one an encoder's images are made by; sizes
             do not fit; grain or orbax is not installed; a loss or param is not finite.
         CheckpointError: The other half in the folder cannot be read.
         PictureError: No picture can be used.
-        ValueError: The recipe asks for what the teacher does not have.
+        ValueError: The recipe asks for what the teacher or the student does not have.
     """
     folder, half = Path(folder).absolute(), recipe.half
     if half not in student:
@@ -90,7 +92,10 @@ def train(
         teacher = jax.device_put(teacher, replicate(mesh))
     _check_arguments(config, recipe, teacher, held_side, log_every, measure_every, mesh)
     taught_by = teacher_digest(teacher, side=recipe.side)
-    step = make_step(config, recipe, teacher)
+    place, decoder = _placement(mesh), None
+    if half == "encoder" and recipe.makes_images:
+        decoder = student.get("decoder")
+    step = make_step(config, recipe, teacher, decoder=place(decoder, False))
     crops = Crops(
         pictures,
         side=recipe.side,
@@ -98,6 +103,7 @@ def train(
         shrink=recipe.shrink,
         hue=recipe.hue,
         saturation=recipe.saturation,
+        candidates=recipe.candidates,
     )
     crops[0]  # that none can be used is an error now, not after the preparations
     measured = None
@@ -108,7 +114,7 @@ def train(
         "recipe": recipe.to_dict(),
         "config": config.to_dict(),
         "teacher": taught_by,
-        "student": digest_of(student[half]),
+        "student": digest_of(student[half] if decoder is None else (student[half], decoder)),
         "pictures": describe_pictures(pictures),
         "devices": 1 if mesh is None else mesh.size,
     }
@@ -119,7 +125,12 @@ def train(
         source = Answers(where, crops, recipe.crops, teacher, **options)
     elif answers:
         raise TrainingError("answers are kept of a number of crops: give recipe.crops, --crops")
-    _join(folder / "model", student, half, config)  # an error now, not at the end
+    both, _ = _join(folder / "model", student, half, config)  # an error now, not at the end
+    if decoder is not None and digest_of(both["decoder"]) != digest_of(decoder):
+        raise TrainingError(
+            f"{folder} has another decoder than the one that is to make this encoder's images; "
+            f"name another folder"
+        )
     with locked(folder / half, wait=False):
         claim(folder / half / RECIPE_FILE, facts, resume=resume)
         checkpoints = Checkpoints(folder / half / "checkpoints")
@@ -128,7 +139,6 @@ def train(
             if isinstance(source, Answers):
                 source.fill(lambda done, count: progress({"answers": done, "of": count}))
             log = Log(folder / half / "log.jsonl", start, progress)
-            place = _placement(mesh)
             state, since, last = place(state, False), time.perf_counter(), start
             for number, batch in enumerate(batches(source, recipe, start), start + 1):
                 state, losses = step(state, place(batch, True))
