@@ -62,13 +62,12 @@ def test_an_encoders_images_are_made_by_the_decoder_it_starts_with(
     photographs, teacher, tmp_path, capsys
 ):
     more = ["--init", teacher, "--losses", "mse=1", "dssim=0.1", "--imitate", "0.5", "--steps", "2"]
-    more += ["--candidates", "2"]
+    more += ["--candidates", "2", "--crops", "8"]
     folder, other = tmp_path / "run", tmp_path / "other"
     assert cli.main(arguments(photographs, None, folder, *more, half="encoder")) == 0
     assert {"mse", "dssim"} < set(log(folder / "encoder")[0])
     same(load(folder / "model").params["decoder"], load(teacher).params["decoder"])
-    said = json.loads((folder / "encoder" / "recipe.json").read_text())
-    assert said["recipe"]["candidates"] == 2
+    assert json.loads((folder / "answers" / "answers.json").read_text())["candidates"] == 2
     run(photographs, teacher, other, recipe={"steps": 1})
     capsys.readouterr()
     assert cli.main(arguments(photographs, None, other, *more, half="encoder")) == 1

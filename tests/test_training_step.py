@@ -192,6 +192,19 @@ def test_images_of_an_encoder_are_those_of_its_own_decoder():
     assert float(parts["mse_eighth"]) == pytest.approx(want, rel=1e-4)
 
 
+def test_the_discriminator_sees_what_is_aimed_at():
+    teacher, images, apart = model(1), batch(), {}
+    latent = teacher.encode(images["image"]).latents
+    images |= {"latent": latent, "decoded": teacher.decode(latent).sample}
+    for imitate in (0.0, 1.0):
+        losses = {"mse": 1.0, "adversarial": 0.1}
+        recipe = Recipe(losses=losses, imitate=imitate, steps=4, batch=8, side=16, buffer=16)
+        state = init_state(teacher.params["decoder"], TWO_STAGES, recipe)
+        _, parts = make_step(TWO_STAGES, recipe, teacher)(state, images)
+        apart[imitate] = float(parts["adversarial"])
+    assert apart[1.0] < 1e-3 * apart[0.0]  # the teacher's own pictures, but for rounding
+
+
 def test_adversarial_training_keeps_a_buffer():
     recipe = Recipe(
         losses={"mse": 1.0, "adversarial": 0.1}, steps=4, warmup=0, batch=8, side=16, buffer=16
