@@ -99,7 +99,10 @@ def laplacian(x: jax.Array) -> jax.Array:
 
 
 def blur(x: jax.Array, *, window: int) -> jax.Array:
-    """Return means in a Gaussian of 1.5 pixels' deviation: each side has window - 1 pixels less."""
+    """Return means in a Gaussian of 1.5 pixels' deviation: each side has window - 1 pixels less.
+
+    Gradients are those of reverse mode; `jax.jvp` refuses it.
+    """
     return _blur(window, x)
 
 

@@ -59,7 +59,7 @@ class Answers:
             "pictures": describe_pictures(crops.pictures),
             "teacher": name,
             "count": count,
-            **{name: getattr(crops, name) for name in _CROP_OPTIONS},
+            **{option: getattr(crops, option) for option in _CROP_OPTIONS},
         }
         self._file, self._keep = folder / "answers.json", decoded
         self._done()

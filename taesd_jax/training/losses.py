@@ -31,7 +31,9 @@ def mse_eighth(image: jax.Array, target: jax.Array) -> jax.Array:
     Raises:
         ValueError: 8 does not divide a side.
     """
-    return mse(_shrink(image), _shrink(target))
+    if image.shape[1] % 8 or image.shape[2] % 8:
+        raise ValueError(f"mse_eighth needs sides that 8 divides, got shape {image.shape}")
+    return mse(_shrink(image, 8), _shrink(target, 8))
 
 
 def dssim(image: jax.Array, target: jax.Array) -> jax.Array:
@@ -84,11 +86,11 @@ def patches(image: jax.Array, target: jax.Array, key: jax.Array) -> jax.Array:
     for neural texture synthesis"; Elnekave and Weiss 2022, "Generating natural images with direct
     patch distribution matching"): random projections of 5x5 patches, by way of
     `texture_bands`, sorted within windows of 64 pixels, or up to 96 where they divide the image so.
-    Energies alone can be met by a woven pattern, whole
-    distributions cannot. The mean of two scales, the images and their halves.
+    Energies alone can be met by a woven pattern, whole distributions cannot. The mean of two
+    scales, the images and their halves.
 
     Args:
-        image: (n, h, w, c).
+        image: (n, h, w, c) in [-1, 1].
         target: Likewise.
         key: Of the projections, another one at each step.
 
@@ -98,7 +100,7 @@ def patches(image: jax.Array, target: jax.Array, key: jax.Array) -> jax.Array:
     _check_sides(image, "patches", 24)
     found = []
     for scale, own in zip((1, 2), jax.random.split(key), strict=True):
-        a, b = (_project(_halve(x) if scale == 2 else x, own) for x in (image, target))
+        a, b = (_project(_shrink(x, scale), own) for x in (image, target))
         window = _PATCH_WINDOW // (scale * _PATCH_STRIDE)
         a, b = (_windows(x, window) for x in (a, b))  # (n, i, j, projections, window^2)
         # The k-th smallest number of one belongs to the k-th smallest of the other.
@@ -122,11 +124,12 @@ def _magnitude(x: jax.Array) -> jax.Array:
     return jnp.sqrt(x.real**2 + x.imag**2 + 1e-12)
 
 
-def _shrink(x: jax.Array) -> jax.Array:
+def _shrink(x: jax.Array, factor: int) -> jax.Array:
+    """Return means of squares; what is over at the right and at the bottom is left out."""
     n, h, w, c = x.shape
-    if h % 8 or w % 8:
-        raise ValueError(f"mse_eighth needs sides that 8 divides, got shape {x.shape}")
-    return x.reshape(n, h // 8, 8, w // 8, 8, c).mean((2, 4))
+    h, w = h // factor, w // factor
+    x = x[:, : h * factor, : w * factor]
+    return x.reshape(n, h, factor, w, factor, c).mean((2, 4))
 
 
 def _check_sides(x: jax.Array, name: str, least: int) -> None:
@@ -136,12 +139,6 @@ def _check_sides(x: jax.Array, name: str, least: int) -> None:
 
 def _strength(x: jax.Array) -> jax.Array:
     return jnp.sqrt(blur(x**2, window=_TEXTURE_WINDOW) + 1e-6)  # the gradient at 0 stays finite
-
-
-def _halve(x: jax.Array) -> jax.Array:
-    n, h, w, c = x.shape
-    x = x[:, : h // 2 * 2, : w // 2 * 2]
-    return x.reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4))
 
 
 def _project(x: jax.Array, key: jax.Array) -> jax.Array:

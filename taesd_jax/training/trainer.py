@@ -77,8 +77,8 @@ def train(
 
     Raises:
         TrainingError: The folder has a training and resume is not asked for, or another one, or
-            another decoder than the one an encoder's images are made by; sizes
-            do not fit; grain or orbax is not installed; a loss or param is not finite.
+            another decoder than the one that makes an encoder's images; sizes do not fit; grain or
+            orbax is not installed; a loss or param is not finite.
         CheckpointError: The other half in the folder cannot be read.
         PictureError: No picture can be used.
         ValueError: The recipe asks for what the teacher or the student does not have.
