@@ -124,6 +124,18 @@ def test_detail_and_texture_by_scipy(pair):
     assert losses.texture(*pair) == pytest.approx(((a - b) ** 2).mean(), rel=1e-4)
 
 
+def test_sharpen_by_scipy(pair):
+    from scipy.ndimage import convolve
+
+    image = pair[0] / 2  # room for what is added
+    taps = np.outer((1, 2, 1), (1, 2, 1)).astype("f4")[:, :, None] / 16
+    blurred = np.stack([convolve(x, taps, mode="nearest") for x in image])
+    expected = np.clip(image + 0.7 * (image - blurred), -1, 1)
+    got = losses.sharpen(jnp.asarray(image), 0.7)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    assert np.abs(losses.sharpen(jnp.asarray(pair[0]), 5.0)).max() == 1
+
+
 def test_patches_are_compared_wherever_they_lie():
     rng, key = np.random.default_rng(0), jax.random.key(0)
     one, other = (jnp.asarray(rng.normal(size=(1, 64, 64, 3)), "f4") for _ in range(2))

@@ -19,9 +19,9 @@ torch = pytest.importorskip("torch")
 reference = pytest.importorskip("reference")
 to_numpy, to_torch = reference.to_numpy, reference.to_torch
 
-# Float32 sums in another order: 5e-5 is the promise on pictures of [-1, 1]; these random models
-# give outputs of about that size.
-FLOAT32 = 5e-5
+# Float32 sums in another order: 5e-5 is the promise on pictures of [-1, 1]. Some of these random
+# models give outputs of 20 and more, whose roundings are as much larger.
+FLOAT32, RELATIVE = 5e-5, 1e-5
 # One convolution of 64 channels: 576 products of about 1.
 ONE_LAYER = 5e-6
 
@@ -129,11 +129,11 @@ def test_whole_model(name):
     expected = to_numpy(reference.encode(torch_states["encoder"], to_torch(x), act))
     got = taesd_jax.encode(params, x, config=config)
     assert got.shape == (2, 3, -(-(factor + 5) // factor), config.latent_channels)
-    np.testing.assert_allclose(got, expected, atol=FLOAT32)
+    np.testing.assert_allclose(got, expected, atol=FLOAT32, rtol=RELATIVE)
     expected = to_numpy(reference.decode(torch_states["decoder"], to_torch(z), act))
     got = taesd_jax.decode(params, z, config=config)
     assert got.shape == (2, 3 * factor, 5 * factor, 3)
-    np.testing.assert_allclose(got, expected, atol=FLOAT32)
+    np.testing.assert_allclose(got, expected, atol=FLOAT32, rtol=RELATIVE)
 
 
 @pytest.mark.parametrize("name", list(CONFIGS))

@@ -50,6 +50,8 @@ def test_what_a_teacher_must_have_is_said():
         ({"steps": 0}, "steps must be 1 or more"),
         ({"imitate": 1.5}, "imitate must be from 0 to 1"),
         ({"half": "encoder", "imitate": 0.5}, "imitate is of images: an encoder has"),
+        ({"half": "encoder", "sharpen": 0.5}, "sharpen is of images: an encoder has"),
+        ({"sharpen": -0.1}, "sharpen must be from 0 to 10"),
         ({"candidates": 0}, "candidates must be 1 or more"),
         ({"losses": {"patches": 1.0}, "side": 16}, "patches needs a side of 24"),
         ({"beta2": 1.0}, "beta2 must be from 0 to"),

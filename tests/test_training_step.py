@@ -10,7 +10,7 @@ from trainings import TWO_STAGES, batch, model
 from taesd_jax import encode
 from taesd_jax.layers import split_layers
 from taesd_jax.sharding import replicate, shard_images
-from taesd_jax.training.losses import mse_eighth
+from taesd_jax.training.losses import mse, mse_eighth, sharpen
 from taesd_jax.training.optimizers import optimizer_of
 from taesd_jax.training.recipe import Recipe
 from taesd_jax.training.step import init_state, make_step
@@ -157,6 +157,17 @@ def test_imitation_moves_the_target():
     apart = float(jnp.mean((clipped - jnp.clip(clipped, -1, 1)) ** 2))
     assert totals[1] == pytest.approx(apart, abs=1e-6)  # the teacher itself has nothing to learn
     assert totals[0] > 0.1
+
+
+def test_sharpening_is_of_the_target():
+    teacher, images = model(1), batch()
+    decoded = teacher.decode(teacher.encode(images["image"]).latents).sample
+    aim = sharpen(jnp.clip(decoded, -1, 1), 0.5)
+    recipe = Recipe(steps=4, batch=8, side=16, imitate=1.0, sharpen=0.5)
+    state = init_state(teacher.params["decoder"], TWO_STAGES, recipe)
+    _, parts = make_step(TWO_STAGES, recipe, teacher)(state, images)
+    assert float(parts["mse"]) == pytest.approx(float(mse(decoded, aim)), rel=1e-4)
+    assert float(parts["mse"]) > 1e-4
 
 
 @pytest.mark.parametrize(

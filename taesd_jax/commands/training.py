@@ -19,6 +19,7 @@ from .options import load_vae
 
 _HELP = {
     "imitate": "0: the target is the picture; 1: what the teacher decodes; between: a mean",
+    "sharpen": "strength of an unsharp mask on the target, against blur; 0 for none",
     "frozen": "stages nearest the latent that keep their params",
     "steps": "steps in all",
     "batch": "crops a step",

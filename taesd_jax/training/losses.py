@@ -108,6 +108,21 @@ def patches(image: jax.Array, target: jax.Array, key: jax.Array) -> jax.Array:
     return jnp.mean(jnp.stack(found))
 
 
+def sharpen(image: jax.Array, amount: float) -> jax.Array:
+    """Return an image with stronger fine detail, by an unsharp mask.
+
+    It is image + amount * (image - blurred), clipped to [-1, 1], where blurred is weighed
+    (1, 2, 1) / 4 along both axes.
+    """
+    blurred = image
+    for axis in (1, 2):
+        edge = [(int(i == axis), int(i == axis)) for i in range(4)]
+        around, size = jnp.pad(blurred, edge, mode="edge"), image.shape[axis]
+        before, here, after = (lax.slice_in_dim(around, i, i + size, axis=axis) for i in range(3))
+        blurred = (before + 2 * here + after) / 4
+    return jnp.clip(image + amount * (image - blurred), -1, 1)
+
+
 LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "mse": mse,
     "mae": mae,

@@ -32,6 +32,8 @@ class Recipe:
             teacher's own features, stage by stage where the widths are equal.
         imitate: 0 for the picture as the target of images, 1 for what the teacher decodes, or a
             mean of both.
+        sharpen: How much stronger the target's fine detail is made, as an unsharp mask: a student
+            too small for its task gives it back weaker than it was asked for.
         frozen: Stages nearest the latent that keep their params.
         steps: Steps in all.
         batch: Crops a step.
@@ -63,6 +65,7 @@ class Recipe:
     half: Half = "decoder"
     losses: dict[str, float] = dataclasses.field(default_factory=lambda: {"mse": 1.0})
     imitate: float = 0.0
+    sharpen: float = 0.0
     frozen: int = 0
     steps: int = 10_000
     batch: int = 8
@@ -111,14 +114,22 @@ class Recipe:
                 raise ValueError(f"{name} must be {number} or more, got {getattr(self, name)}")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed must be from 0 to 2**31 - 1, got {self.seed}")
-        bounds = {"imitate": 1, "beta2": 0.99999, "ema": 0.99999, "hue": 1, "saturation": 10}
+        bounds = {
+            "imitate": 1,
+            "beta2": 0.99999,
+            "ema": 0.99999,
+            "hue": 1,
+            "saturation": 10,
+            "sharpen": 10,
+        }
         for name, most in bounds.items():
             value = getattr(self, name)
             if not 0 <= value <= most:
                 raise ValueError(f"{name} must be from 0 to {most}, got {value}")
-        if self.imitate and not self.makes_images:
-            names = ", ".join(IMAGE_LOSSES)
-            raise ValueError(f"imitate is of images: an encoder has them by {names} only")
+        for name in ("imitate", "sharpen"):
+            if getattr(self, name) and not self.makes_images:
+                names = ", ".join(IMAGE_LOSSES)
+                raise ValueError(f"{name} is of images: an encoder has them by {names} only")
         for name, side in (("patches", 24), ("dssim", 11), ("texture", 9), ("detail", 3)):
             if name in self.losses and self.side < side:
                 raise ValueError(f"{name} needs a side of {side} at least, got {self.side}")

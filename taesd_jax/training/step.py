@@ -25,7 +25,7 @@ from .discriminator import (
     replay,
 )
 from .features import feature_distance, stage_features
-from .losses import LOSSES, mse, patches
+from .losses import LOSSES, mse, patches, sharpen
 from .optimizers import critic_optimizer, optimizer_of
 from .recipe import LATENT_LOSSES, Recipe
 from .teachers import Teacher, as_pytree, decode_with, encode_with
@@ -182,6 +182,8 @@ def _ask_teacher(
         decoded = found["decoded"] if "decoded" in found else decode_with(teacher, found["latent"])
         assert decoded is not None
         found["target"] = recipe.imitate * decoded + (1 - recipe.imitate) * found["image"]
+    if recipe.sharpen:
+        found["target"] = sharpen(found["target"], recipe.sharpen)
     if "features" in recipe.losses:
         assert isinstance(teacher, AutoencoderTiny)
         x = found["image" if recipe.half == "encoder" else "latent"]
