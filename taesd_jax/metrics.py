@@ -85,11 +85,23 @@ def texture_bands(x: jax.Array) -> jax.Array:
     """
     bands = [
         across
-        for i, down in enumerate(_level_edge_spot(x, axis=1))
-        for k, across in enumerate(_level_edge_spot(down, axis=2))
+        for i, down in enumerate(level_edge_spot(x, axis=1))
+        for k, across in enumerate(level_edge_spot(down, axis=2))
         if i or k
     ]
     return jnp.concatenate(bands, axis=-1)
+
+
+def level_edge_spot(x: jax.Array, *, axis: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return a level (1, 2, 1) / 4, an edge (1, 0, -1) / 2 and a spot (1, -2, 1) / 2 along an axis.
+
+    The axis has 2 pixels less, one at each end.
+    """
+    before, here, after = (
+        lax.slice_in_dim(x, i, x.shape[axis] - 2 + i, axis=axis) for i in range(3)
+    )
+    ends = before + after
+    return (ends + 2 * here) / 4, (before - after) / 2, (ends - 2 * here) / 2
 
 
 def laplacian(x: jax.Array) -> jax.Array:
@@ -132,14 +144,6 @@ _blur.defvjp(lambda window, x: (_blur(window, x), None), _blur_back)
 def _energies(x: jax.Array) -> jax.Array:
     luma = x.clip(-1, 1) @ jnp.array(_LUMA, x.dtype)  # (n, h, w)
     return jnp.sqrt(jnp.mean(texture_bands(luma[..., None]) ** 2, axis=(1, 2)))
-
-
-def _level_edge_spot(x: jax.Array, *, axis: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    before, here, after = (
-        lax.slice_in_dim(x, i, x.shape[axis] - 2 + i, axis=axis) for i in range(3)
-    )
-    ends = before + after
-    return (ends + 2 * here) / 4, (before - after) / 2, (ends - 2 * here) / 2
 
 
 def _gradients(x: jax.Array) -> jax.Array:

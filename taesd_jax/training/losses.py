@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..metrics import blur, laplacian, ssim, texture_bands
+from ..metrics import blur, laplacian, level_edge_spot, ssim, texture_bands
 
 _TEXTURE_WINDOW = 7
 # Of patches: every third is taken, gives so many numbers, and is compared within windows.
@@ -111,15 +111,19 @@ def patches(image: jax.Array, target: jax.Array, key: jax.Array) -> jax.Array:
 def sharpen(image: jax.Array, amount: float) -> jax.Array:
     """Return an image with stronger fine detail, by an unsharp mask.
 
-    It is image + amount * (image - blurred), clipped to [-1, 1], where blurred is weighed
-    (1, 2, 1) / 4 along both axes.
+    It is image + amount * (image - blurred), where blurred is the means of 3x3 pixels weighed
+    (1, 2, 1) / 4 along both axes, the image's edge repeated around it.
+
+    Args:
+        image: (n, h, w, c) in [-1, 1].
+        amount: 0 for the image itself, 1 for twice what the means leave out.
+
+    Returns:
+        Likewise, clipped to [-1, 1].
     """
-    blurred = image
+    blurred = jnp.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     for axis in (1, 2):
-        edge = [(int(i == axis), int(i == axis)) for i in range(4)]
-        around, size = jnp.pad(blurred, edge, mode="edge"), image.shape[axis]
-        before, here, after = (lax.slice_in_dim(around, i, i + size, axis=axis) for i in range(3))
-        blurred = (before + 2 * here + after) / 4
+        blurred, _, _ = level_edge_spot(blurred, axis=axis)
     return jnp.clip(image + amount * (image - blurred), -1, 1)
 
 

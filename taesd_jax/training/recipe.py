@@ -32,8 +32,8 @@ class Recipe:
             teacher's own features, stage by stage where the widths are equal.
         imitate: 0 for the picture as the target of images, 1 for what the teacher decodes, or a
             mean of both.
-        sharpen: How much stronger the target's fine detail is made, as an unsharp mask: a student
-            too small for its task gives it back weaker than it was asked for.
+        sharpen: Amount of an unsharp mask on the target of images, 0 for none: a student too small
+            for its task gives fine detail back weaker than it was asked for. See `losses.sharpen`.
         frozen: Stages nearest the latent that keep their params.
         steps: Steps in all.
         batch: Crops a step.
