@@ -10,9 +10,9 @@ import taesd_jax
 from taesd_jax import VARIANTS
 
 POOLED = SMALL.replace(pool_channels=16)
-# A processor's kernels may sum the last images of a batch in another order than one image alone;
-# results of about 1.
-ROUNDING = 5e-6
+# A processor's kernels may sum the last image of a batch in another order than that image alone:
+# 6e-7 was seen in latents of up to 4, and decoded images are of up to 10. As in test_sharding.
+ROUNDING = 2e-5
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -268,4 +268,4 @@ def test_a_batch_sharded_over_a_mesh_gives_the_same_result(model, kind):
     for run, value in ((taesd_jax.encode, x), (taesd_jax.decode, z)):
         got = run(everywhere, place(value, "batch"), config=config)
         assert got.sharding.spec[0] == "batch"
-        np.testing.assert_allclose(got, run(params, value, config=config), atol=ROUNDING)
+        np.testing.assert_allclose(got, run(params, value, config=config), atol=ROUNDING, rtol=0)

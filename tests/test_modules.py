@@ -19,9 +19,9 @@ torch = pytest.importorskip("torch")
 reference = pytest.importorskip("reference")
 to_numpy, to_torch = reference.to_numpy, reference.to_torch
 
-# Float32 sums in another order: 5e-5 is the promise on pictures of [-1, 1]. Some of these random
-# models give outputs of 20 and more, whose roundings are as much larger.
-FLOAT32, RELATIVE = 5e-5, 1e-5
+# Float32 sums in another order: 5e-5 is the promise on pictures of [-1, 1]. Random decoders give
+# outputs of up to 23, and roundings of up to 4e-6 of the largest (seen on two processors).
+FLOAT32, OF_LARGEST = 5e-5, 7e-6
 # One convolution of 64 channels: 576 products of about 1.
 ONE_LAYER = 5e-6
 
@@ -113,6 +113,11 @@ def test_upsample_conv(size):
     np.testing.assert_allclose(up(jnp.asarray(x)), to_numpy(expected), atol=ONE_LAYER)
 
 
+def assert_same(got, expected):
+    atol = max(FLOAT32, OF_LARGEST * np.abs(expected).max())
+    np.testing.assert_allclose(got, expected, atol=atol, rtol=0)
+
+
 @pytest.mark.parametrize("name", list(CONFIGS))
 def test_whole_model(name):
     config = CONFIGS[name]
@@ -129,11 +134,11 @@ def test_whole_model(name):
     expected = to_numpy(reference.encode(torch_states["encoder"], to_torch(x), act))
     got = taesd_jax.encode(params, x, config=config)
     assert got.shape == (2, 3, -(-(factor + 5) // factor), config.latent_channels)
-    np.testing.assert_allclose(got, expected, atol=FLOAT32, rtol=RELATIVE)
+    assert_same(got, expected)
     expected = to_numpy(reference.decode(torch_states["decoder"], to_torch(z), act))
     got = taesd_jax.decode(params, z, config=config)
     assert got.shape == (2, 3 * factor, 5 * factor, 3)
-    np.testing.assert_allclose(got, expected, atol=FLOAT32, rtol=RELATIVE)
+    assert_same(got, expected)
 
 
 @pytest.mark.parametrize("name", list(CONFIGS))
@@ -169,7 +174,9 @@ def test_half_precision_pytorch_agrees_on_random_models():
     for name in ("taesd", "taef2", "taesana"):
         config = VARIANTS[name]
         states, (params, _) = random_states(config), random_model(config)
-        z = latent(config, (16, 16)).astype(jnp.bfloat16)
+        # Images of 64 pixels: PyTorch's bfloat16 is slow on processors that lack it.
+        side = 64 // config.spatial_factor
+        z = latent(config, (side, side)).astype(jnp.bfloat16)
         state = {k: torch.from_numpy(v) for k, v in states["decoder"].items()}
         torch_z = to_torch(z.astype(np.float32))
         truth = to_numpy(reference.decode(state, torch_z))
