@@ -8,6 +8,8 @@ PyTorch's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -40,6 +42,22 @@ def ones_for(x: jax.Array) -> jax.Array:
     return (jnp.isnan(x) | True).astype(x.dtype)
 
 
+Padding = tuple[tuple[int, int], tuple[int, int]]
+Convolve = Callable[[jax.Array, jax.Array, int, Padding], jax.Array]
+
+
+def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+    """Convolve (n, h, w, c) with (rows, columns, c, o); sums are float32, or float64 of float64."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        preferred_element_type=_wide(x.dtype),
+    )
+
+
 class Conv(nnx.Module):
     """Convolve with zero padding that keeps the size at stride 1.
 
@@ -69,6 +87,7 @@ class Conv(nnx.Module):
         self.kernel = nnx.Param(init(rngs.params(), shape, param_dtype))
         self.bias = nnx.Param(jnp.zeros(out_channels, param_dtype)) if use_bias else None
         self.stride = stride
+        self.convolve: Convolve = convolve  # training puts a quicker gradient's in its place
 
     def __call__(
         self, x: jax.Array, *, pad_rows: bool = True, pad_columns: bool = True
@@ -81,14 +100,8 @@ class Conv(nnx.Module):
         kernel = self.kernel[...].astype(x.dtype)
         # Written out because "SAME" pads only below and right at stride 2, PyTorch on all sides.
         pad = (kernel.shape[0] // 2, kernel.shape[0] // 2)
-        y = lax.conv_general_dilated(
-            x,
-            kernel,
-            window_strides=(self.stride, self.stride),
-            padding=(pad if pad_rows else (0, 0), pad if pad_columns else (0, 0)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            preferred_element_type=_wide(x.dtype),
-        )
+        padding = (pad if pad_rows else (0, 0), pad if pad_columns else (0, 0))
+        y = self.convolve(x, kernel, self.stride, padding)
         return y if self.bias is None else y + self.bias[...].astype(y.dtype).reshape(1, 1, 1, -1)
 
 
@@ -130,15 +143,7 @@ class UpsampleConv(nnx.Module):
 
 def _enlarge_and_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)[:, 1:-1, 1:-1]
-    y = lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(1, 1),
-        padding="VALID",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        preferred_element_type=jnp.float32,
-    )
-    return narrow(y, x.dtype)
+    return narrow(convolve(x, kernel, 1, ((0, 0), (0, 0))), x.dtype)
 
 
 def _nine_products(x: jax.Array, kernel: jax.Array, pad_rows: bool, pad_columns: bool) -> jax.Array:

@@ -1,14 +1,12 @@
-"""Losses, metrics and features, against other libraries and plain numpy."""
+"""Losses and metrics, against other libraries and plain numpy."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from trainings import TWO_STAGES
 
-from taesd_jax import decode, encode, init, metrics
+from taesd_jax import metrics
 from taesd_jax.training import losses
-from taesd_jax.training.features import feature_distance, stage_features
 
 # Float32 sums of a few thousand terms, in another order.
 ROUNDING = 2e-5
@@ -207,36 +205,3 @@ def test_losses_say_which_sides_they_need():
         losses.patches(x, x, jax.random.key(0))
     with pytest.raises(ValueError, match="detail needs sides of 3 at least"):
         losses.detail(x[:, :2], x[:, :2])
-
-
-@pytest.mark.parametrize("half", ["encoder", "decoder"])
-def test_stage_features_pass_through_the_model(half):
-    config = TWO_STAGES.replace(
-        decoder_block_out_channels=(8, 4), encoder_block_out_channels=(4, 8)
-    )
-    params = init(jax.random.key(0), config=config)
-    rng = np.random.default_rng(0)
-    shape = (1, 16, 24, 3) if half == "encoder" else (1, 8, 12, 4)
-    x = jnp.asarray(rng.uniform(-1, 1, shape), "f4")
-    run = encode if half == "encoder" else decode
-    options = {"half": half, "config": config}
-    found, features = stage_features(params[half], x, remat=False, **options)
-    assert np.allclose(found, run(params, x, config=config), atol=ROUNDING)
-    widths = getattr(config, f"{half}_block_out_channels")
-    assert tuple(feature.shape[-1] for feature in features) == widths
-    assert feature_distance(features, features) == 0
-
-    def total(p, remat):
-        return stage_features(p, x, remat=remat, **options)[0].sum()
-
-    gradient = jax.jit(jax.grad(total), static_argnums=1)
-    plain, again = (gradient(params[half], remat) for remat in (False, True))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), plain, again)
-
-
-def test_features_of_other_widths_are_left_out():
-    rng = np.random.default_rng(0)
-    a, b = (rng.normal(size=(1, 4, 4, 8)).astype("f4") for _ in range(2))
-    other = jnp.zeros((1, 8, 8, 4))
-    got = feature_distance([jnp.asarray(a), other], [jnp.asarray(b), jnp.zeros((1, 8, 8, 6))])
-    assert float(got) == pytest.approx(np.mean((a - b) ** 2) / np.var(b), rel=1e-5)

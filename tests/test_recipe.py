@@ -35,6 +35,8 @@ def test_what_a_teacher_must_have_is_said():
     wide = TWO_STAGES.replace(decoder_block_out_channels=(16, 16))
     with pytest.raises(ValueError, match="one of them as wide in both"):
         make_step(wide, Recipe(losses={"features": 1.0}), model())
+    with pytest.raises(ValueError, match="response needs examples"):
+        make_step(TWO_STAGES, Recipe(losses={"response": 1.0}), model())
 
 
 @pytest.mark.parametrize(
@@ -67,6 +69,7 @@ def test_what_a_teacher_must_have_is_said():
         ({"losses": {"texture": 1.0}, "side": 8}, "texture needs a side of 9"),
         ({"seed": -1}, "seed must be from 0"),
         ({"losses": {"adversarial": 1.0}, "buffer": 4}, "buffer must hold a batch"),
+        ({"losses": {"features": 1.0}, "sharpen": 0.5}, "sharpen is of images: a decoder has"),
     ],
 )
 def test_recipes_are_checked(changes, message):

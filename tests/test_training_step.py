@@ -26,6 +26,7 @@ STEP_ROUNDING = 2e-4
         ("encoder", {"mae": 1.0, "features": 0.1}),
         ("encoder", {"mse": 1.0, "dssim": 0.1, "mse_eighth": 0.1}),
         ("decoder", {"mse": 1.0, "features": 0.1}),
+        ("decoder", {"response": 1.0}),
         ("decoder", {"mae": 1.0, "dssim": 0.1, "amplitude": 0.1, "mse_eighth": 0.1}),
         ("decoder", {"mse": 1.0, "patches": 1.0}),
     ],
@@ -34,7 +35,8 @@ def test_a_step_lowers_the_loss(half, weights):
     teacher, student = model(1), model(2)
     side = 24 if "patches" in weights else 16
     recipe = Recipe(half=half, losses=weights, steps=30, rate=3e-3, warmup=2, batch=8, side=side)
-    step = make_step(TWO_STAGES, recipe, teacher, decoder=student.params["decoder"])
+    options = {"decoder": student.params["decoder"], "examples": batch()["image"]}
+    step = make_step(TWO_STAGES, recipe, teacher, **options)
     state, found = init_state(student.params[half], TWO_STAGES, recipe), []
     for _ in range(recipe.steps):
         state, parts = step(state, batch(side=side))
@@ -171,13 +173,14 @@ def test_sharpening_is_of_the_target():
 
 
 @pytest.mark.parametrize(
-    "weights", [{"mse": 1.0}, {"mse": 1.0, "adversarial": 0.1}, {"mse": 1.0, "patches": 1.0}]
+    "weights",
+    [{"mse": 1.0, "response": 0.1}, {"mse": 1.0, "adversarial": 0.1}, {"mse": 1.0, "patches": 1.0}],
 )
 def test_eight_devices_equal_one(weights):
     mesh = jax.make_mesh((8,), ("batch",))
     side = 24 if "patches" in weights else 16
     recipe = Recipe(losses=weights, steps=4, warmup=0, batch=8, side=side, buffer=16)
-    step, found = make_step(TWO_STAGES, recipe, model(1)), []
+    step, found = make_step(TWO_STAGES, recipe, model(1), examples=batch()["image"]), []
     for place, whole in ((None, None), (shard_images(mesh, batch="batch"), replicate(mesh))):
         state = init_state(model(2).params["decoder"], TWO_STAGES, recipe)
         for seed in range(3):

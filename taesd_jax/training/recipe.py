@@ -10,6 +10,7 @@ from ..layers import Half
 
 LATENT_LOSSES = ("mse", "mae", "amplitude")  # of images too, where a decoder is trained
 IMAGE_LOSSES = ("mse_eighth", "dssim", "detail", "texture", "patches")
+FEATURE_LOSSES = ("features", "response")
 DECODER_LOSSES = ("latents", "adversarial")
 # Each with its rate and second moment's decay.
 OPTIMIZERS = {"muon": (8e-3, 0.99), "amsgrad": (3e-4, 0.9), "adamw": (3e-4, 0.99)}
@@ -88,11 +89,11 @@ class Recipe:
     def __post_init__(self):
         if self.half not in ("encoder", "decoder"):
             raise ValueError(f"half must be 'encoder' or 'decoder', got {self.half!r}")
-        allowed = (*LATENT_LOSSES, *IMAGE_LOSSES, "features")
+        allowed = (*LATENT_LOSSES, *IMAGE_LOSSES, *FEATURE_LOSSES)
         if self.half == "decoder":
             allowed += DECODER_LOSSES
+        article = "an" if self.half == "encoder" else "a"
         if unknown := sorted(set(self.losses) - set(allowed)):
-            article = "an" if self.half == "encoder" else "a"
             raise ValueError(
                 f"losses of {article} {self.half} are {', '.join(allowed)}, got "
                 f"{', '.join(unknown)}"
@@ -128,8 +129,8 @@ class Recipe:
                 raise ValueError(f"{name} must be from 0 to {most}, got {value}")
         for name in ("imitate", "sharpen"):
             if getattr(self, name) and not self.makes_images:
-                names = ", ".join(IMAGE_LOSSES)
-                raise ValueError(f"{name} is of images: an encoder has them by {names} only")
+                names = ", ".join(sorted(self._of_images))
+                raise ValueError(f"{name} is of images: {article} {self.half} has them by {names}")
         for name, side in (("patches", 24), ("dssim", 11), ("texture", 9), ("detail", 3)):
             if name in self.losses and self.side < side:
                 raise ValueError(f"{name} needs a side of {side} at least, got {self.side}")
@@ -145,7 +146,17 @@ class Recipe:
     @property
     def makes_images(self) -> bool:
         """Whether a loss is of images."""
-        return self.half == "decoder" or not set(self.losses).isdisjoint(IMAGE_LOSSES)
+        return not self._of_images.isdisjoint(self.losses)
+
+    @property
+    def _of_images(self) -> set[str]:
+        own = (*LATENT_LOSSES, "adversarial") if self.half == "decoder" else ()
+        return {*IMAGE_LOSSES, *own}
+
+    @property
+    def matches_features(self) -> bool:
+        """Whether a loss is of features."""
+        return not set(self.losses).isdisjoint(FEATURE_LOSSES)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, ready for JSON."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
-from ..functional import Params, decode
+from ..convolutions import Convolve, convolve
+from ..functional import Params, decode, is_sharded
 from ..layers import Half, split_layers
 from .discriminator import (
     Buffer,
@@ -24,13 +25,13 @@ from .discriminator import (
     new_buffer,
     replay,
 )
-from .features import feature_distance, stage_features
-from .losses import LOSSES, mse, patches, sharpen
+from .features import feature_distance, response_distance, stage_features
+from .kernel_gradients import convolve_quickly
+from .losses import LOSSES, mse, patches
 from .optimizers import critic_optimizer, optimizer_of
 from .recipe import LATENT_LOSSES, Recipe
-from .teachers import Teacher, as_pytree, decode_with, encode_with
+from .teachers import Batch, Teacher, answer, as_pytree, encode_with, measure_responses
 
-Batch = Mapping[str, jax.Array]
 Losses = dict[str, jax.Array]
 
 
@@ -76,6 +77,7 @@ def make_step(
     teacher: Teacher,
     *,
     decoder: Params | None = None,
+    examples: jax.Array | None = None,
 ) -> Callable[[State, Batch], tuple[State, Losses]]:
     """Return the compiled step: state and batch -> new state and losses.
 
@@ -87,6 +89,7 @@ def make_step(
         recipe: What to do.
         teacher: See `Teacher`; features and imitation need a model.
         decoder: Params of the student's decoder, for an encoder's losses of images.
+        examples: Images (n, h, w, 3) to measure the teacher's response with, for that loss.
 
     Returns:
         A function. Its batch has "image" (n, h, w, 3) in [-1, 1]; "latent" and "decoded", the
@@ -96,12 +99,12 @@ def make_step(
         ValueError: The recipe asks for what the teacher or the student does not have.
     """
     frozen_layers(config, recipe)
-    if "features" in recipe.losses or recipe.imitate:
+    if recipe.matches_features or recipe.imitate:
         if not isinstance(teacher, AutoencoderTiny):
             raise ValueError("features and imitation need a teacher of the family, not a function")
         if recipe.imitate:
             teacher.require("decoder")
-        if "features" in recipe.losses:
+        if recipe.matches_features:
             teacher.require(recipe.half)
             if not _shared(recipe.half, config, teacher.config):
                 raise ValueError(
@@ -116,18 +119,36 @@ def make_step(
             "an encoder's losses of images need a student that has a decoder, too, with the "
             "teacher's latents: name one to start from"
         )
+    weights: list[jax.Array] = []
+    if "response" in recipe.losses:
+        if examples is None:
+            raise ValueError("response needs examples to measure the teacher's with")
+        weights = measure_responses(teacher, examples, half=recipe.half)
 
-    def run(state: State, batch: Batch, teacher: Any, decoder: Any) -> tuple[State, Losses]:
-        work: Any = functools.partial(_step, config=config, recipe=recipe)
+    def run(
+        state: State,
+        batch: Batch,
+        teacher: Any,
+        decoder: Any,
+        weights: list[jax.Array],
+        convolve: Convolve,
+    ) -> tuple[State, Losses]:
+        work: Any = functools.partial(_step, config=config, recipe=recipe, convolve=convolve)
         sharding = jax.typeof(batch["image"]).sharding
         if any(axis is not None for axis in sharding.spec):
             # Of Explicit axes too XLA's partitioner decides how the devices share the work.
             whole = NamedSharding(sharding.mesh, PartitionSpec())
             work = jax.sharding.auto_axes(work, out_sharding=whole)
-        return work(state, batch, teacher, decoder)
+        return work(state, batch, teacher, decoder, weights)
 
-    compiled = jax.jit(run, donate_argnums=0)
-    return lambda state, batch: compiled(state, dict(batch), teacher, decoder)
+    compiled = jax.jit(run, donate_argnums=0, static_argnames="convolve")
+
+    def step(state: State, batch: Batch) -> tuple[State, Losses]:
+        # The quick gradient takes one image after the other, which devices could not share.
+        quick = convolve if is_sharded(batch["image"]) else convolve_quickly
+        return compiled(state, dict(batch), teacher, decoder, weights, convolve=quick)
+
+    return step
 
 
 def frozen_layers(config: AutoencoderTinyConfig, recipe: Recipe) -> frozenset[str]:
@@ -145,19 +166,21 @@ def _step(
     batch: Batch,
     teacher: Teacher,
     decoder: Params | None,
+    weights: list[jax.Array],
     *,
     config: AutoencoderTinyConfig,
     recipe: Recipe,
+    convolve: Convolve,
 ) -> tuple[State, Losses]:
-    batch = _ask_teacher(teacher, batch, config, recipe)
+    batch = answer(teacher, batch, recipe)
     judge = state.critic[0] if state.critic else None
     find = jax.value_and_grad(_loss, has_aux=True)
     frozen = frozen_layers(config, recipe)
     kept = {name: value for name, value in state.params.items() if name in frozen}
     moved = {name: value for name, value in state.params.items() if name not in frozen}
     key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
-    fixed = (kept, batch, teacher, decoder, judge, key)
-    (total, (parts, result)), gradient = find(moved, *fixed, config, recipe)
+    fixed = (kept, batch, teacher, decoder, weights, judge, key)
+    (total, (parts, result)), gradient = find(moved, *fixed, config, recipe, convolve)
     moved, moments = _update(optimizer_of(recipe), gradient, state.optimizer, moved)
     params = kept | moved
     # Short at first, so that the first random params are soon forgotten.
@@ -171,42 +194,22 @@ def _step(
     return State(state.step + 1, params, average, moments, critic), {"total": total} | parts
 
 
-def _ask_teacher(
-    teacher: Teacher, batch: Batch, config: AutoencoderTinyConfig, recipe: Recipe
-) -> dict[str, jax.Array]:
-    found = dict(batch)
-    if "latent" not in found:
-        found["latent"] = encode_with(teacher, found["image"])
-    found["target"] = found["image"]
-    if recipe.imitate:
-        decoded = found["decoded"] if "decoded" in found else decode_with(teacher, found["latent"])
-        assert decoded is not None
-        found["target"] = recipe.imitate * decoded + (1 - recipe.imitate) * found["image"]
-    if recipe.sharpen:
-        found["target"] = sharpen(found["target"], recipe.sharpen)
-    if "features" in recipe.losses:
-        assert isinstance(teacher, AutoencoderTiny)
-        x = found["image" if recipe.half == "encoder" else "latent"]
-        options: dict[str, Any] = {"half": recipe.half, "config": teacher.config, "remat": False}
-        _, wanted = stage_features(teacher.params[recipe.half], x, **options)
-        return found | {f"feature_{i}": feature for i, feature in enumerate(wanted)}
-    return found
-
-
 def _loss(
     moved: Params,
     kept: Params,
     batch: Batch,
     teacher: Teacher,
     decoder: Params | None,
+    weights: list[jax.Array],
     judge: Params | None,
     key: jax.Array,
     config: AutoencoderTinyConfig,
     recipe: Recipe,
+    convolve: Convolve,
 ) -> tuple[jax.Array, tuple[Losses, jax.Array]]:
     x = batch["image" if recipe.half == "encoder" else "latent"].astype(recipe.dtype)
     options: dict[str, Any] = {"half": recipe.half, "config": config, "remat": recipe.remat}
-    result, features = stage_features(kept | moved, x, **options)
+    result, features = stage_features(kept | moved, x, convolve=convolve, **options)
     result, parts, total = result.astype(jnp.float32), {}, jnp.zeros((), jnp.float32)
     image = result
     if decoder is not None:
@@ -216,10 +219,12 @@ def _loss(
             config=config,
             remat=recipe.remat,
         ).astype(jnp.float32)
+    wanted = [batch[f"feature_{i}"] for i in range(len(features) * recipe.matches_features)]
     for name in recipe.losses:
         if name == "features":
-            wanted = [batch[f"feature_{i}"] for i in range(len(features))]
             parts[name] = feature_distance(features, wanted)
+        elif name == "response":
+            parts[name] = response_distance(features, wanted, weights)
         elif name == "latents":
             parts[name] = mse(encode_with(teacher, result), batch["latent"])
         elif name == "adversarial":

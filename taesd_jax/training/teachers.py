@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -13,11 +14,15 @@ from jax.tree_util import Partial
 
 from ..autoencoder import AutoencoderTiny
 from ..functional import decode, encode
-from ..layers import HALVES
+from ..layers import HALVES, Half
+from .features import responses, stage_features
+from .losses import sharpen
+from .recipe import Recipe
 
 # Images (n, h, w, 3) in [-1, 1] -> latents (n, h/8, w/8, z). The arrays that a function closes over
 # become constants of the compiled program, those of a `jax.tree_util.Partial` arguments.
 Teacher = AutoencoderTiny | Callable[[jax.Array], jax.Array]
+Batch = Mapping[str, jax.Array]
 
 
 def as_pytree(teacher: Teacher) -> Any:
@@ -38,6 +43,40 @@ def decode_with(teacher: Teacher, latents: jax.Array) -> jax.Array | None:
     if not isinstance(teacher, AutoencoderTiny) or "decoder" not in teacher.params:
         return None
     return jnp.clip(decode(teacher.params, latents, config=teacher.config), -1, 1)
+
+
+def answer(teacher: Teacher, batch: Batch, recipe: Recipe) -> dict[str, jax.Array]:
+    """Add to a batch of images what the teacher says of them, as far as a recipe needs it.
+
+    That is "latent", where it is not there; "target", the images to aim at; and "feature_0",
+    "feature_1" and so on of the stages.
+    """
+    found = dict(batch)
+    if "latent" not in found:
+        found["latent"] = encode_with(teacher, found["image"])
+    found["target"] = found["image"]
+    if recipe.imitate:
+        decoded = found["decoded"] if "decoded" in found else decode_with(teacher, found["latent"])
+        assert decoded is not None
+        found["target"] = recipe.imitate * decoded + (1 - recipe.imitate) * found["image"]
+    if recipe.sharpen:
+        found["target"] = sharpen(found["target"], recipe.sharpen)
+    if recipe.matches_features:
+        assert isinstance(teacher, AutoencoderTiny)
+        half = recipe.half
+        x = found["image" if half == "encoder" else "latent"]
+        _, features = stage_features(teacher.params[half], x, half=half, config=teacher.config)
+        return found | {f"feature_{i}": feature for i, feature in enumerate(features)}
+    return found
+
+
+@functools.partial(jax.jit, static_argnames="half")
+def measure_responses(
+    teacher: AutoencoderTiny, images: jax.Array, *, half: Half
+) -> list[jax.Array]:
+    """Return `responses` of a teacher's half, measured with images."""
+    x = images if half == "encoder" else encode_with(teacher, images)
+    return responses(teacher.params[half], x, jax.random.key(0), half=half, config=teacher.config)
 
 
 def teacher_digest(teacher: Teacher, *, side: int) -> str:

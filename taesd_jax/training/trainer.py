@@ -18,7 +18,7 @@ from .. import weights
 from ..config import AutoencoderTinyConfig
 from ..errors import TrainingError
 from ..functional import Params, init
-from ..images import write_image
+from ..images import from_uint8, write_image
 from ..layers import HALVES, Half, layers_of
 from ..sharding import replicate, shard_images
 from .evaluation import HeldOut
@@ -28,6 +28,9 @@ from .recipe import Recipe
 from .records import Checkpoints, Event, Log, claim, locked
 from .step import State, init_state, make_step
 from .teachers import Teacher, as_pytree, digest_of, encode_with, teacher_digest
+
+# First crops that the teacher's response is measured with.
+_EXAMPLES = 16
 
 
 def train(
@@ -95,7 +98,6 @@ def train(
     place, decoder = _placement(mesh), None
     if half == "encoder" and recipe.makes_images:
         decoder = student.get("decoder")
-    step = make_step(config, recipe, teacher, decoder=place(decoder, False))
     crops = Crops(
         pictures,
         side=recipe.side,
@@ -106,6 +108,12 @@ def train(
         candidates=recipe.candidates,
     )
     crops[0]  # that none can be used is an error now, not after the preparations
+    examples = None
+    if "response" in recipe.losses:
+        examples = from_uint8(np.stack([crops[i] for i in range(_EXAMPLES)]))
+    step = make_step(
+        config, recipe, teacher, decoder=place(decoder, False), examples=place(examples, False)
+    )
     measured = None
     if held_out:
         options: dict[str, Any] = {"teacher": teacher, "half": half, "config": config}
