@@ -16,6 +16,11 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
+# Zeros above and below, and left and right.
+Padding = tuple[tuple[int, int], tuple[int, int]]
+# What `convolve` does: x, kernel, stride and padding -> result.
+Convolve = Callable[[jax.Array, jax.Array, int, Padding], jax.Array]
+
 
 def widen(x: jax.Array) -> jax.Array:
     """Return x in float32, or in float64 if it is that."""
@@ -42,12 +47,18 @@ def ones_for(x: jax.Array) -> jax.Array:
     return (jnp.isnan(x) | True).astype(x.dtype)
 
 
-Padding = tuple[tuple[int, int], tuple[int, int]]
-Convolve = Callable[[jax.Array, jax.Array, int, Padding], jax.Array]
-
-
 def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    """Convolve (n, h, w, c) with (rows, columns, c, o); sums are float32, or float64 of float64."""
+    """Return the convolution of x, (n, h, w, c), with a kernel (rows, columns, c, o).
+
+    Args:
+        x: Activations.
+        kernel: In the dtype of x.
+        stride: Step between outputs, along both axes.
+        padding: Zeros above and below, and left and right.
+
+    Returns:
+        (n, h', w', o), float32, or float64 of float64.
+    """
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -87,7 +98,7 @@ class Conv(nnx.Module):
         self.kernel = nnx.Param(init(rngs.params(), shape, param_dtype))
         self.bias = nnx.Param(jnp.zeros(out_channels, param_dtype)) if use_bias else None
         self.stride = stride
-        self.convolve: Convolve = convolve  # training puts a quicker gradient's in its place
+        self.convolve: Convolve = convolve  # in training one with a quicker gradient
 
     def __call__(
         self, x: jax.Array, *, pad_rows: bool = True, pad_columns: bool = True

@@ -35,7 +35,7 @@ def test_what_a_teacher_must_have_is_said():
     wide = TWO_STAGES.replace(decoder_block_out_channels=(16, 16))
     with pytest.raises(ValueError, match="one of them as wide in both"):
         make_step(wide, Recipe(losses={"features": 1.0}), model())
-    with pytest.raises(ValueError, match="response needs examples"):
+    with pytest.raises(ValueError, match="response needs examples: images"):
         make_step(TWO_STAGES, Recipe(losses={"response": 1.0}), model())
 
 

@@ -57,8 +57,8 @@ def stage_features(
 def feature_distance(features: list[jax.Array], wanted: list[jax.Array]) -> jax.Array:
     """Return the mean squared error of features, each stage's in units of its variance.
 
-    The channels of a stage are not weighed apart: what varies little matters little to the picture.
-    Stages of other widths in the two models are left out; one at least must be as wide in both.
+    The channels of a stage are not weighed apart; `response_distance` does that. Stages of other
+    widths in the two models are left out; one at least must be as wide in both.
     """
     parts = []
     for a, b in zip(features, wanted, strict=True):
@@ -89,8 +89,10 @@ def responses(
         key: Of the signs.
         half: Which half.
         config: Architecture.
-    """
 
+    Returns:
+        (c, c) of each stage, in the order of `stage_features`.
+    """
     run = functools.partial(stage_features, half_params, half=half, config=config)
 
     def measure(pair: tuple[jax.Array, jax.Array]) -> list[jax.Array]:

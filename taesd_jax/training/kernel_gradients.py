@@ -18,9 +18,9 @@ from ..convolutions import Padding, convolve
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve_quickly(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    """Return what `convolve` returns; only its gradient is computed in another way, on CPUs.
+    """Return what `convolve` returns; on CPUs the gradient by its kernel is computed as said above.
 
-    Gradients are those of reverse mode; `jax.jvp` refuses it.
+    Gradients are those of reverse mode; `jax.jvp` refuses it. Arguments are those of `convolve`.
     """
     return convolve(x, kernel, stride, padding)
 

@@ -101,15 +101,17 @@ def make_step(
     frozen_layers(config, recipe)
     if recipe.matches_features or recipe.imitate:
         if not isinstance(teacher, AutoencoderTiny):
-            raise ValueError("features and imitation need a teacher of the family, not a function")
+            raise ValueError(
+                "features, response and imitation need a teacher of the family, not a function"
+            )
         if recipe.imitate:
             teacher.require("decoder")
         if recipe.matches_features:
             teacher.require(recipe.half)
             if not _shared(recipe.half, config, teacher.config):
                 raise ValueError(
-                    "features need as many stages in student and teacher, one of them as wide in "
-                    "both"
+                    "features and response need as many stages in student and teacher, one of them "
+                    "as wide in both"
                 )
     teacher = as_pytree(teacher)
     if recipe.half == "decoder" or not recipe.makes_images:
@@ -122,7 +124,9 @@ def make_step(
     weights: list[jax.Array] = []
     if "response" in recipe.losses:
         if examples is None:
-            raise ValueError("response needs examples to measure the teacher's with")
+            raise ValueError(
+                "the loss response needs examples: images to measure the teacher's response with"
+            )
         weights = measure_responses(teacher, examples, half=recipe.half)
 
     def run(
