@@ -28,16 +28,21 @@ MODEL_HELP = (
 def run() -> NoReturn:
     """Run `taesd-jax` as a program."""
     sys.unraisablehook = _interrupt_again
-    status = main()
-    if status == _INTERRUPTED:
-        # XLA's threads may still compile or compute, and Python crashes when it is taken down then.
-        sys.stdout.flush()
-        os._exit(status)
+    try:
+        status = main()
+    except KeyboardInterrupt:
+        # XLA's threads may still compile or compute. They crash when what they read is freed, which
+        # the trace of this exception keeps; and so does Python when it is taken down meanwhile.
+        os._exit(_INTERRUPTED)
     sys.exit(status)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `taesd-jax` and return its exit status."""
+    """Run `taesd-jax` and return its exit status.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C.
+    """
     codecs.register_error("taesd-jax", _spell)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -53,8 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             # Here, where what comes of it is handled, and not when Python ends.
             _flush()
-    except KeyboardInterrupt:
-        return _INTERRUPTED
     except BrokenPipeError:
         return 141
     except Exception as error:
