@@ -75,10 +75,12 @@ def test_ctrl_c(name, long_work):
     assert not list(long_work.glob("run/model*"))
 
 
-def test_an_interrupted_decode_goes_on(long_work, capsys):
+def test_an_interrupted_decode_goes_on(work, capsys):
+    # Long enough to be met in its midst, and decoded to its end twice.
+    np.save("large.npy", np.random.default_rng(0).standard_normal((1, 1024, 64, 4)).astype("f4"))
     process = start_in_terminal(LONG["decode"])
     # It writes beside the target, and says there how far it is.
-    while not list(long_work.glob(".out.partial*.json")):
+    while not list(work.glob(".out.partial*.json")):
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)

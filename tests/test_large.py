@@ -165,7 +165,8 @@ def test_a_killed_command_goes_on_only_with_the_same_model_and_latent(
     def interrupted():
         with monkeypatch.context() as patched:
             patched.setattr(GrowingArray, "append", fail)
-            assert decode(source, "-o", target, "--model", path) == 130
+            with pytest.raises(KeyboardInterrupt):
+                decode(source, "-o", target, "--model", path)
 
     interrupted()
     assert decode(source, "-o", target, "--model", path) == 0

@@ -79,21 +79,24 @@ def test_killed_at_any_moment_it_goes_on_with_the_same_bits(photographs, teacher
     assert sheets[0] == sheets[1]
 
 
-def test_a_training_stopped_by_an_error_goes_on(photographs, teacher, tmp_path):
-    want = run(photographs, teacher, tmp_path / "whole", measure_every=2)
+@pytest.mark.parametrize("loss", ["mse", "response"])
+def test_a_training_stopped_by_an_error_goes_on(loss, photographs, teacher, tmp_path):
+    recipe = {"losses": {loss: 1.0}}
+    want = run(photographs, teacher, tmp_path / "whole", measure_every=2, recipe=recipe)
 
     def stop(event):
         if event.get("step") == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(photographs, teacher, tmp_path / "cut", measure_every=2, progress=stop)
+        run(photographs, teacher, tmp_path / "cut", measure_every=2, recipe=recipe, progress=stop)
     with pytest.raises(TrainingError, match="has a training; resume it, or name another folder"):
-        run(photographs, teacher, tmp_path / "cut")
-    same(run(photographs, teacher, tmp_path / "cut", measure_every=2, resume=True), want)
+        run(photographs, teacher, tmp_path / "cut", recipe=recipe)
+    options = {"recipe": recipe, "resume": True}
+    same(run(photographs, teacher, tmp_path / "cut", measure_every=2, **options), want)
     # Nothing is left to do, and the model is there again.
     (tmp_path / "cut" / "model_decoder.safetensors").unlink()
-    same(run(photographs, teacher, tmp_path / "cut", resume=True), want)
+    same(run(photographs, teacher, tmp_path / "cut", **options), want)
     assert (tmp_path / "cut" / "model_decoder.safetensors").is_file()
 
 
