@@ -1,11 +1,15 @@
 """The discriminator against PyTorch, what it learns, and its buffer."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from taesd_jax.convolutions import convolve
 from taesd_jax.training import discriminator
+from taesd_jax.training.kernel_gradients import convolve_quickly
 
 # Float32 sums of a few thousand terms, in another order.
 ROUNDING = 2e-5
@@ -43,6 +47,21 @@ def test_discriminator_is_pytorchs():
     got, apart = jax.jit(discriminator.corrected_target)(params, *arguments)
     assert float(apart) == pytest.approx(distance.item(), rel=1e-3)
     assert np.allclose(got, want.detach().permute(0, 2, 3, 1), atol=5e-3)  # in deviations
+
+
+def test_its_gradients_are_those_of_quick_convolutions():
+    params = discriminator.init_discriminator(jax.random.key(0), latent_channels=4, width=8)
+    rng = np.random.default_rng(0)
+    real, fake = (jnp.asarray(rng.uniform(-1, 1, (2, 16, 16, 3)), "f4") for _ in range(2))
+    latent = jnp.asarray(rng.normal(size=(2, 2, 2, 4)), "f4")
+    want, got = (
+        jax.jit(jax.grad(functools.partial(discriminator.discriminator_loss, convolve=way)))(
+            params, real, fake, latent, latent
+        )
+        for way in (convolve, convolve_quickly)
+    )
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert np.allclose(a, b, atol=ROUNDING)
 
 
 def test_discriminator_learns_to_tell_fakes():

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ..convolutions import Convolve, convolve
+
 Params = dict[str, Any]
 
 _STAGES = 6
@@ -52,13 +54,16 @@ def init_discriminator(key: jax.Array, *, latent_channels: int, width: int = 64)
     return params
 
 
-def score(params: Params, images: jax.Array, latents: jax.Array) -> list[jax.Array]:
+def score(
+    params: Params, images: jax.Array, latents: jax.Array, *, convolve: Convolve = convolve
+) -> list[jax.Array]:
     """Score patches of images, given their latents: near 1 for fakes, near -1 for real ones.
 
     Args:
         params: From `init_discriminator`.
         images: (n, h, w, 3) in [-1, 1].
         latents: (n, h/8, w/8, z).
+        convolve: What the convolutions do, see `kernel_gradients`.
 
     Returns:
         A map (n, h', w') for each stage.
@@ -69,13 +74,7 @@ def score(params: Params, images: jax.Array, latents: jax.Array) -> list[jax.Arr
     maps = []
     for stage in range(_STAGES):
         p = params[f"stage_{stage}"]
-        x = lax.conv_general_dilated(
-            x,
-            p["kernel"],
-            (2, 2) if stage in (1, 3) else (1, 1),
-            ((1, 1), (1, 1)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        x = convolve(x, p["kernel"], 2 if stage in (1, 3) else 1, ((1, 1), (1, 1)))
         mean = x.mean((0, 1, 2), keepdims=True)
         deviation = jnp.sqrt(((x - mean) ** 2).mean((0, 1, 2), keepdims=True) + _EPSILON)
         gain, bias = (p[name].reshape(1, 1, 1, -1) for name in ("scale", "bias"))
@@ -90,12 +89,15 @@ def discriminator_loss(
     fake: jax.Array,
     real_latents: jax.Array,
     fake_latents: jax.Array,
+    *,
+    convolve: Convolve = convolve,
 ) -> jax.Array:
     """Return the mean squared distance of scores from -1 for real images and 1 for fakes."""
     # In one batch, so that BatchNorm sees both.
     images, latents = jnp.concatenate([real, fake]), jnp.concatenate([real_latents, fake_latents])
     target = jnp.where(jnp.arange(len(images)) < len(real), -1.0, 1.0)
-    losses = [jnp.mean((m - target.reshape(-1, 1, 1)) ** 2) for m in score(params, images, latents)]
+    maps = score(params, images, latents, convolve=convolve)
+    losses = [jnp.mean((m - target.reshape(-1, 1, 1)) ** 2) for m in maps]
     return jnp.mean(jnp.stack(losses))
 
 

@@ -194,7 +194,7 @@ def _step(
     average = kept | jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, moved)
     critic = state.critic
     if critic is not None:
-        critic, parts["discriminator"] = _judge(key, critic, batch, result)
+        critic, parts["discriminator"] = _judge(key, critic, batch, result, convolve)
     return State(state.step + 1, params, average, moments, critic), {"total": total} | parts
 
 
@@ -248,12 +248,16 @@ def _loss(
 
 
 def _judge(
-    key: jax.Array, critic: tuple[Params, Any, Buffer], batch: Batch, fake: jax.Array
+    key: jax.Array,
+    critic: tuple[Params, Any, Buffer],
+    batch: Batch,
+    fake: jax.Array,
+    convolve: Convolve,
 ) -> tuple[tuple[Params, Any, Buffer], jax.Array]:
     judge, moments, buffer = critic
     buffer, fakes, latents = replay(key, buffer, fake, batch["latent"])
     loss, gradient = jax.value_and_grad(discriminator_loss)(
-        judge, batch["target"], fakes, batch["latent"], latents
+        judge, batch["target"], fakes, batch["latent"], latents, convolve=convolve
     )
     judge, moments = _update(critic_optimizer(), gradient, moments, judge)
     return (judge, moments, buffer), loss
