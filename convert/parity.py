@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from flax import nnx
 
 from taesd_jax.config import AutoencoderTinyConfig
 from taesd_jax.functional import bind
 from taesd_jax.images import pad_image, read_image
-from taesd_jax.layers import HALVES, Half, layers_of
-from taesd_jax.modules import apply_layer
+from taesd_jax.layers import HALVES, Half, Layer, layers_of
+from taesd_jax.modules import Decoder, Encoder, apply_layer
 
 from .state_dicts import to_array, to_tensor
 from .torch_modules import TorchAutoencoderTiny
@@ -159,8 +162,8 @@ def _compare(
             start = layer.index - (layer.kind == "upsample_conv")
             layers = torch.nn.Sequential(*list(sequence)[start : layer.index + 1])
             feed, activation = activation, layers(activation)
+            ours = _compiled(module, layer)
             for dtype in OTHER:
-                ours = jax.jit(lambda x, layer=layer: apply_layer(module, layer, x))
                 got = ours(jnp.asarray(_to_nhwc(feed), dtype=dtype)).astype(dtype)
                 other = _in_dtype(layers, feed, OTHER[dtype])
                 name = f"{layer.index} {layer.kind}"
@@ -171,6 +174,19 @@ def _compare(
             other = _in_dtype(sequence, truth, OTHER[dtype])
             rows.append(_row(half, "whole", dtype, got, expected, other))
     return rows, _to_nhwc(expected)
+
+
+def _compiled(module: Encoder | Decoder, layer: Layer) -> Callable[[jax.Array], jax.Array]:
+    """Return one layer of `module` as a function; equal layers share what they compile."""
+    if layer.kind in ("clamp", "activation"):
+        return jax.jit(lambda x: apply_layer(module, layer, x))
+    graph, params = nnx.split(getattr(module, layer.name))
+    return functools.partial(_apply, graph, params)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(graph: Any, params: Any, x: jax.Array) -> jax.Array:
+    return nnx.merge(graph, params)(x)
 
 
 def _in_dtype(module: torch.nn.Module, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
