@@ -92,7 +92,16 @@ def discriminator_loss(
     *,
     convolve: Convolve = convolve,
 ) -> jax.Array:
-    """Return the mean squared distance of scores from -1 for real images and 1 for fakes."""
+    """Return the mean squared distance of scores from -1 for real images and 1 for fakes.
+
+    Args:
+        params: From `init_discriminator`.
+        real: (n, h, w, 3) in [-1, 1].
+        fake: (m, h, w, 3), of about [-1, 1].
+        real_latents: (n, h/8, w/8, z), of the real images.
+        fake_latents: (m, h/8, w/8, z), that the fakes were decoded from.
+        convolve: What the convolutions do, see `kernel_gradients`.
+    """
     # In one batch, so that BatchNorm sees both.
     images, latents = jnp.concatenate([real, fake]), jnp.concatenate([real_latents, fake_latents])
     target = jnp.where(jnp.arange(len(images)) < len(real), -1.0, 1.0)

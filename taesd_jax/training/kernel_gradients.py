@@ -18,7 +18,7 @@ from ..convolutions import Padding, convolve
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve_quickly(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    """Return what `convolve` returns; on CPUs the gradient by its kernel is computed as said above.
+    """Return what `convolve` returns; its kernel's gradient is quick on CPUs, see this module.
 
     Gradients are those of reverse mode; `jax.jvp` refuses it. Arguments are those of `convolve`.
     """
