@@ -8,6 +8,7 @@ from jax.tree_util import Partial
 from trainings import TWO_STAGES, batch, model
 
 from taesd_jax import encode
+from taesd_jax.images import from_uint8
 from taesd_jax.layers import split_layers
 from taesd_jax.sharding import replicate, shard_images
 from taesd_jax.training.losses import mse, mse_eighth, sharpen
@@ -46,6 +47,19 @@ def test_a_step_lowers_the_loss(half, weights):
     assert int(state.step) == recipe.steps
     total = sum(weights[name] * float(parts[name]) for name in weights)
     assert float(parts["total"]) == pytest.approx(total, rel=1e-5)
+
+
+def test_pictures_may_have_8_bits():
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 16, 16, 3)).astype(np.uint8)
+    recipe = Recipe(losses={"mse": 1.0, "mae": 1.0}, imitate=0.5, steps=4, warmup=0, side=16)
+    step, start = make_step(TWO_STAGES, recipe, model(1)), model(2).params["decoder"]
+    found = []
+    for image, decoded in (pixels, from_uint8(pixels)):
+        batch = {"image": jnp.asarray(image), "decoded": jnp.asarray(decoded)}
+        found.append(step(init_state(start, TWO_STAGES, recipe), batch)[1])
+    for name, value in found[0].items():
+        # XLA multiplies by a rounded 1 / 127.5.
+        assert float(value) == pytest.approx(float(found[1][name]), rel=1e-5)
 
 
 def test_the_average_follows_the_params():

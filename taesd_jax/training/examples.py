@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,8 @@ from .teachers import Teacher, as_pytree, decode_with, encode_with
 
 # Crops that the teacher answers at a time; always the same, so that the bits are, too.
 _BLOCK = 32
+# That cut crops: Pillow lets go of Python's lock. The crops are the same for any number of them.
+_THREADS = os.cpu_count() or 1
 _CROP_OPTIONS = ("side", "seed", "shrink", "hue", "saturation", "candidates")
 
 
@@ -77,24 +80,31 @@ class Answers:
     def fill(self, progress: Callable[[int, int], object] = lambda done, count: None) -> None:
         """Compute what is missing; `progress` is told how many of how many are done."""
         # Another training that shares the folder waits until all is there.
-        with locked(self.folder, wait=True):
-            self._fill(progress)
+        with locked(self.folder, wait=True), ThreadPoolExecutor(_THREADS) as pool:
+            self._fill(progress, pool)
 
-    def _fill(self, progress: Callable[[int, int], object]) -> None:
+    def _fill(self, progress: Callable[[int, int], object], pool: Executor) -> None:
         # Once more: what was there first may have been written since.
         done = self._done()
         if not done:
             self._tell(0)
         answer = jax.jit(_answer, static_argnames="decoded")
         arrays: dict[str, np.ndarray] = {}
+
+        def cut(first: int) -> list[Future[np.ndarray]]:
+            numbers = range(first, min(first + _BLOCK, self.count))
+            return [pool.submit(self.crops.__getitem__, i) for i in numbers]
+
+        coming = cut(done)
         while done < self.count:
-            numbers = range(done, min(done + _BLOCK, self.count))
-            images = np.stack([self.crops[i] for i in numbers])
+            images = np.stack([crop.result() for crop in coming])
+            numbers = range(done, done + len(images))
+            coming = cut(numbers.stop)  # while the teacher answers
             padded = np.concatenate([images, images[:1].repeat(_BLOCK - len(images), axis=0)])
             found = answer(as_pytree(self.teacher), from_uint8(padded), decoded=self._keep)
             values = {name: np.asarray(value)[: len(images)] for name, value in found.items()}
             if self._keep:
-                values["decoded"] = to_uint8(values["decoded"])
+                values["decoded"] = np.stack(list(pool.map(to_uint8, values["decoded"])))
             for name, value in ({"image": images} | values).items():
                 if name not in arrays:
                     shape = (self.count, *value.shape[1:])
@@ -163,15 +173,21 @@ class Answers:
 
 
 def batches(source: Crops | Answers, recipe: Recipe, start: int) -> Iterator[dict[str, np.ndarray]]:
-    """Yield the batches from step `start` to the last; each depends on its number alone."""
+    """Yield the batches from step `start` to the last; each depends on its number alone.
+
+    Pictures have 8 bits: devices get a quarter of the bytes, and `make_step`'s steps take them.
+    """
     import grain
 
     data = grain.MapDataset.source(cast(Any, source)).seed(recipe.seed)
     if isinstance(source, Answers):
         data = data.shuffle().repeat()
+    else:
+        data = data.map(lambda image: {"image": image})
     data = data.slice(slice(start * recipe.batch, recipe.steps * recipe.batch))
-    data = data.map(_to_float).batch(recipe.batch)
-    return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=16)))
+    data = data.batch(recipe.batch)
+    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=max(16, _THREADS))
+    return iter(data.to_iter_dataset(options))
 
 
 def _reserve(path: Path) -> None:
@@ -191,11 +207,3 @@ def _answer(teacher: Teacher, images: jax.Array, *, decoded: bool) -> dict[str, 
         return found
 
     return jax.lax.map(one, jnp.asarray(images))
-
-
-def _to_float(example: np.ndarray | dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    found = example if isinstance(example, dict) else {"image": example}
-    return {
-        name: from_uint8(value) if value.dtype == np.uint8 else value
-        for name, value in found.items()
-    }

@@ -51,7 +51,10 @@ def answer(teacher: Teacher, batch: Batch, recipe: Recipe) -> dict[str, jax.Arra
     That is "latent", where it is not there; "target", the images to aim at; and "feature_0",
     "feature_1" and so on of the stages.
     """
-    found = dict(batch)
+    found = {
+        name: x.astype(jnp.float32) / 127.5 - 1 if x.dtype == jnp.uint8 else x
+        for name, x in batch.items()
+    }
     if "latent" not in found:
         found["latent"] = encode_with(teacher, found["image"])
     found["target"] = found["image"]
