@@ -23,7 +23,12 @@ def test_discriminator_is_pytorchs():
     latent = rng.normal(size=(3, 4, 4, 4)).astype("f4")
 
     def scores(image, latent):
-        x = torch.cat([image, torch.nn.functional.interpolate(latent, scale_factor=8)], 1)
+        taps = torch.tensor([1.0, 2, 1]) / 4
+        means = (taps[:, None] * taps).expand(3, 1, 3, 3)
+        padded = torch.nn.functional.pad(image, (1, 1, 1, 1), mode="replicate")
+        detail = image - torch.nn.functional.conv2d(padded, means, groups=3)
+        latent = torch.nn.functional.interpolate(latent, scale_factor=8)
+        x = torch.cat([15 * detail, image / 2, 0.3 * latent], 1)
         for stage in range(6):
             p = {k: torch.tensor(np.asarray(v)) for k, v in params[f"stage_{stage}"].items()}
             kernel, stride = p["kernel"].permute(3, 2, 0, 1), 2 if stage in (1, 3) else 1
@@ -86,7 +91,8 @@ def test_discriminator_learns_to_tell_fakes():
     for _ in range(40):
         params, state, loss = step(params, state)
         found.append(loss)
-    assert found[-1] < 0.3 * found[0]
+    assert found[0] == pytest.approx(1, abs=0.05)  # chance: new params have no opinion
+    assert found[-1] < 0.4
 
 
 def test_replay_shows_older_fakes():

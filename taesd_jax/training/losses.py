@@ -111,8 +111,7 @@ def patches(image: jax.Array, target: jax.Array, key: jax.Array) -> jax.Array:
 def sharpen(image: jax.Array, amount: float) -> jax.Array:
     """Return an image with stronger fine detail, by an unsharp mask.
 
-    It is image + amount * (image - blurred), where blurred is the means of 3x3 pixels weighed
-    (1, 2, 1) / 4 along both axes, the image's edge repeated around it.
+    It is image + amount * `fine_detail`(image).
 
     Args:
         image: (n, h, w, c) in [-1, 1].
@@ -121,10 +120,18 @@ def sharpen(image: jax.Array, amount: float) -> jax.Array:
     Returns:
         Likewise, clipped to [-1, 1].
     """
+    return jnp.clip(image + amount * fine_detail(image), -1, 1)
+
+
+def fine_detail(image: jax.Array) -> jax.Array:
+    """Return an image less the means of its 3x3 pixels, weighed (1, 2, 1) / 4 along both axes.
+
+    The image's edge is repeated around it.
+    """
     blurred = jnp.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     for axis in (1, 2):
         blurred, _, _ = level_edge_spot(blurred, axis=axis)
-    return jnp.clip(image + amount * (image - blurred), -1, 1)
+    return image - blurred
 
 
 LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
