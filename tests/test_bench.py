@@ -2,10 +2,12 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import pytest
 from models import SMALL
 
-from taesd_jax import bench, cli
+from taesd_jax import bench, cli, decode, init
 from taesd_jax.bench import OURS, Case
 
 
@@ -36,7 +38,11 @@ def test_what_cannot_run_says_why():
 
 def test_what_xla_counts():
     counts = bench.count_whole(Case(SMALL, "decoder", 64, 1, "float32", 2))
-    assert counts["gflop"] > 0.01
+    z = jax.ShapeDtypeStruct((1, 8, 8, 4), jnp.float32)
+    params = jax.eval_shape(lambda: init(jax.random.key(0), config=SMALL))
+    compiled = jax.jit(lambda p, z: decode(p, z, config=SMALL)).lower(params, z).compile()
+    # On a CPU it counts convolutions then, too; of narrow ones what it rearranges is a part.
+    assert counts["gflop"] == pytest.approx(compiled.cost_analysis()["flops"] / 1e9, rel=0.05)
     assert counts["temporary_mb"] > 0.1
 
 
