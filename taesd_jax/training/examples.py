@@ -23,8 +23,10 @@ from .teachers import Teacher, as_pytree, decode_with, encode_with
 
 # Crops that the teacher answers at a time; always the same, so that the bits are, too.
 _BLOCK = 32
-# That cut crops: Pillow lets go of Python's lock. The crops are the same for any number of them.
-_THREADS = os.cpu_count() or 1
+# That cut crops: Pillow lets go of Python's lock. The crops are the same for any number of them,
+# but each may have a picture in memory.
+_CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_THREADS = min(_CPUS, 16)
 _CROP_OPTIONS = ("side", "seed", "shrink", "hue", "saturation", "candidates")
 
 
@@ -80,8 +82,12 @@ class Answers:
     def fill(self, progress: Callable[[int, int], object] = lambda done, count: None) -> None:
         """Compute what is missing; `progress` is told how many of how many are done."""
         # Another training that shares the folder waits until all is there.
-        with locked(self.folder, wait=True), ThreadPoolExecutor(_THREADS) as pool:
-            self._fill(progress, pool)
+        with locked(self.folder, wait=True):
+            pool = ThreadPoolExecutor(_THREADS)
+            try:
+                self._fill(progress, pool)
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def _fill(self, progress: Callable[[int, int], object], pool: Executor) -> None:
         # Once more: what was there first may have been written since.
@@ -186,7 +192,7 @@ def batches(source: Crops | Answers, recipe: Recipe, start: int) -> Iterator[dic
         data = data.map(lambda image: {"image": image})
     data = data.slice(slice(start * recipe.batch, recipe.steps * recipe.batch))
     data = data.batch(recipe.batch)
-    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=max(16, _THREADS))
+    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=16)
     return iter(data.to_iter_dataset(options))
 
 

@@ -92,8 +92,8 @@ def make_step(
         examples: Images (n, h, w, 3) to measure the teacher's response with, for that loss.
 
     Returns:
-        A function. Its batch has "image" (n, h, w, 3) in [-1, 1] or of 8 bits; "latent" and
-        "decoded", the teacher's results, are computed where they are not in it.
+        A function. Its batch has "image" (n, h, w, 3) in [-1, 1] or of 8 bits; the teacher's
+        results, "latent" and likewise "decoded", are computed where they are not in it.
 
     Raises:
         ValueError: The recipe asks for what the teacher or the student does not have.

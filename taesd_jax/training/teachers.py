@@ -48,8 +48,8 @@ def decode_with(teacher: Teacher, latents: jax.Array) -> jax.Array | None:
 def answer(teacher: Teacher, batch: Batch, recipe: Recipe) -> dict[str, jax.Array]:
     """Add to a batch of images what the teacher says of them, as far as a recipe needs it.
 
-    That is "latent", where it is not there; "target", the images to aim at; and "feature_0",
-    "feature_1" and so on of the stages.
+    Pictures of 8 bits become images. What is added is "latent", where it is not there; "target",
+    the images to aim at; and "feature_0", "feature_1" and so on of the stages.
     """
     found = {
         name: x.astype(jnp.float32) / 127.5 - 1 if x.dtype == jnp.uint8 else x
