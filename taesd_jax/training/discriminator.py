@@ -20,9 +20,10 @@ from .losses import fine_detail
 Params = dict[str, Any]
 
 _STAGES = 6
-# Of fine detail, images and latents. Fine detail is what a decoder lacks, and a twentieth of what
-# an image holds: taesd's decodings and their blurred likes had, after 120 steps, a loss of 0.97
-# without it and of 0.61 with it; 1 is chance.
+# Of fine detail, images and latents. Fine detail is what a decoder lacks, and a tenth of what an
+# image holds: after 120 steps of AdamW at 1e-3, of 6 crops of 128 pixels, decodings by taesd and by
+# a student of half their detail were told apart by a loss of 0.97 without it, 0.61 with it; 1 is
+# chance.
 _INPUT_SCALES = (15.0, 0.5, 0.3)
 _EPSILON = 1e-5
 
@@ -44,7 +45,7 @@ class Buffer(NamedTuple):
 def init_discriminator(key: jax.Array, *, latent_channels: int, width: int = 64) -> Params:
     """Draw random params."""
     params: Params = {}
-    channels = 6 + latent_channels
+    channels = 6 + latent_channels  # fine detail and the image itself have 3 each
     for stage, own in enumerate(jax.random.split(key, _STAGES)):
         first, second = jax.random.split(own)
         scale = (2 / (9 * channels)) ** 0.5

@@ -126,7 +126,11 @@ def sharpen(image: jax.Array, amount: float) -> jax.Array:
 def fine_detail(image: jax.Array) -> jax.Array:
     """Return an image less the means of its 3x3 pixels, weighed (1, 2, 1) / 4 along both axes.
 
-    The image's edge is repeated around it.
+    Args:
+        image: (n, h, w, c) in [-1, 1]; its edge is repeated around it.
+
+    Returns:
+        Likewise, in [-2, 2], around 0.
     """
     blurred = jnp.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     for axis in (1, 2):

@@ -14,6 +14,7 @@ from jax.tree_util import Partial
 
 from ..autoencoder import AutoencoderTiny
 from ..functional import decode, encode
+from ..images import from_uint8
 from ..layers import HALVES, Half
 from .features import responses, stage_features
 from .losses import sharpen
@@ -51,10 +52,8 @@ def answer(teacher: Teacher, batch: Batch, recipe: Recipe) -> dict[str, jax.Arra
     Pictures of 8 bits become images. What is added is "latent", where it is not there; "target",
     the images to aim at; and "feature_0", "feature_1" and so on of the stages.
     """
-    found = {
-        name: x.astype(jnp.float32) / 127.5 - 1 if x.dtype == jnp.uint8 else x
-        for name, x in batch.items()
-    }
+    found: dict[str, Any] = dict(batch)
+    found = {name: from_uint8(x) if x.dtype == jnp.uint8 else x for name, x in found.items()}
     if "latent" not in found:
         found["latent"] = encode_with(teacher, found["image"])
     found["target"] = found["image"]
