@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from trainings import TWO_STAGES, model
 
 from taesd_jax import metrics
 from taesd_jax.training import losses
+from taesd_jax.training.features import stage_features
 
 # Float32 sums of a few thousand terms, in another order.
 ROUNDING = 2e-5
@@ -161,6 +163,25 @@ def test_patches_are_compared_within_windows():
     one, other = (jnp.asarray(x, "f4") for x in (one, other))
     apart, swapped = losses.patches(other, one, key), losses.patches(other[:, :, ::-1], one, key)
     assert apart < 0.1 * swapped
+
+
+def test_encoded_patches_are_compared_wherever_they_lie():
+    rng, key = np.random.default_rng(0), jax.random.key(0)
+    encoder = model().params["encoder"]
+
+    def apart(image, target):
+        options = {"half": "encoder", "config": TWO_STAGES}
+        seen = [stage_features(encoder, x, **options)[1] for x in (image, target)]
+        return losses.encoded_patches(*seen, key)
+
+    one, other = (jnp.asarray(rng.normal(size=(1, 64, 64, 3)) / 3, "f4") for _ in range(2))
+    assert apart(one, one) == 0
+    alike = max(float(apart(x, one)) for x in (other, jnp.roll(one, (6, 6), (1, 2))))
+    assert alike < 0.3 * apart(0.5 * one, one)
+    # Strokes are as strong as the noise that they are made of.
+    assert alike < 0.5 * apart(jnp.repeat(one[:, ::8], 8, axis=1), one)
+    for image in (other, jnp.zeros_like(one)):
+        assert np.isfinite(jax.grad(apart)(image, one)).all()
 
 
 def test_blur_has_jaxs_own_gradient(pair):

@@ -27,6 +27,11 @@ def test_what_a_teacher_must_have_is_said():
     function = lambda x: x[:, ::2, ::2, :1].repeat(4, -1)  # noqa: E731
     with pytest.raises(ValueError, match="need a teacher of the family, not a function"):
         make_step(TWO_STAGES, Recipe(imitate=0.5), function)
+    with pytest.raises(ValueError, match="encoded_patches and imitation need a teacher"):
+        make_step(TWO_STAGES, Recipe(losses={"encoded_patches": 1.0}), function)
+    only = AutoencoderTiny({"decoder": model().params["decoder"]}, TWO_STAGES)
+    with pytest.raises(ValueError, match="the encoder is not loaded"):
+        make_step(TWO_STAGES, Recipe(losses={"encoded_patches": 1.0}), only)
     only = AutoencoderTiny({"encoder": model().params["encoder"]}, TWO_STAGES)
     with pytest.raises(ValueError, match="the decoder is not loaded"):
         make_step(TWO_STAGES, Recipe(losses={"features": 1.0}), only)
@@ -56,6 +61,7 @@ def test_what_a_teacher_must_have_is_said():
         ({"sharpen": -0.1}, "sharpen must be from 0 to 10"),
         ({"candidates": 0}, "candidates must be 1 or more"),
         ({"losses": {"patches": 1.0}, "side": 16}, "patches needs a side of 24"),
+        ({"losses": {"encoded_patches": 1.0}, "side": 16}, "encoded_patches needs a side of 24"),
         ({"beta2": 1.0}, "beta2 must be from 0 to"),
         ({"dtype": "float16"}, "dtype must be one of"),
         ({"saturation": -1.0}, "saturation must be from 0 to 10"),

@@ -14,7 +14,8 @@ from taesd_jax.sharding import replicate, shard_images
 from taesd_jax.training.losses import mse, mse_eighth, sharpen
 from taesd_jax.training.optimizers import optimizer_of
 from taesd_jax.training.recipe import Recipe
-from taesd_jax.training.step import init_state, make_step
+from taesd_jax.training.state import init_state
+from taesd_jax.training.step import make_step
 
 # Two orders of one batch's sum, then a step of Adam, which divides by small second moments.
 STEP_ROUNDING = 2e-4
@@ -30,11 +31,12 @@ STEP_ROUNDING = 2e-4
         ("decoder", {"response": 1.0}),
         ("decoder", {"mae": 1.0, "dssim": 0.1, "amplitude": 0.1, "mse_eighth": 0.1}),
         ("decoder", {"mse": 1.0, "patches": 1.0}),
+        ("decoder", {"mse": 1.0, "encoded_patches": 0.1}),
     ],
 )
 def test_a_step_lowers_the_loss(half, weights):
     teacher, student = model(1), model(2)
-    side = 24 if "patches" in weights else 16
+    side = 24 if {"patches", "encoded_patches"} & set(weights) else 16
     recipe = Recipe(half=half, losses=weights, steps=30, rate=3e-3, warmup=2, batch=8, side=side)
     options = {"decoder": student.params["decoder"], "examples": batch()["image"]}
     step = make_step(TWO_STAGES, recipe, teacher, **options)

@@ -66,8 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser, model_help: str) -> None:
         nargs="+",
         metavar="NAME=WEIGHT",
         default=["mse=1"],
-        help="mse, mae, amplitude, mse_eighth, dssim, detail, texture, patches, features, "
-        "response; of decoders also latents, adversarial (default: mse=1)",
+        help="mse, mae, amplitude, mse_eighth, dssim, detail, texture, patches, encoded_patches, "
+        "features, response; of decoders also latents, adversarial (default: mse=1)",
     )
     add("--optimizer", choices=tuple(OPTIMIZERS), default="muon", help="default: %(default)s")
     add("--dtype", choices=DTYPES, default="float32", help="of the computation")

@@ -13,6 +13,9 @@ from ..metrics import blur, laplacian, level_edge_spot, ssim, texture_bands
 _TEXTURE_WINDOW = 7
 # Of patches: every third is taken, gives so many numbers, and is compared within windows.
 _PATCH_STRIDE, _PROJECTIONS, _PATCH_WINDOW = 3, 16, 64
+# Of encoded patches: strides of the two stages, numbers a place gives, and what the second weighs,
+# whose gradient is four to five times as strong.
+_ENCODED_STRIDES, _ENCODED_PROJECTIONS, _SECOND_STAGE = (3, 2), 48, 0.2
 
 
 def mse(image: jax.Array, target: jax.Array) -> jax.Array:
@@ -108,6 +111,33 @@ def patches(image: jax.Array, target: jax.Array, key: jax.Array) -> jax.Array:
     return jnp.mean(jnp.stack(found))
 
 
+def encoded_patches(
+    features: list[jax.Array], targets: list[jax.Array], key: jax.Array
+) -> jax.Array:
+    """Return how far two images' patches are from each other, seen by an encoder.
+
+    As `patches`, of what leaves the first two stages of an encoder. Linear projections of pixels
+    see how strong texture is; these see what it consists of, strokes or grit.
+
+    Args:
+        features: Of the image, (n, h, w, c) of each stage, as `stage_features` gives them.
+        targets: Likewise of the target.
+        key: Of the projections, another one at each step.
+    """
+    found = jnp.zeros((), jnp.float32)
+    stages = zip(features[:2], targets[:2], _ENCODED_STRIDES, (1.0, _SECOND_STAGE), strict=False)
+    for (a, b, stride, weight), own in zip(stages, jax.random.split(key, 2), strict=False):
+        drawn, place = jax.random.split(own)
+        kernel = jax.random.normal(drawn, (a.shape[-1], _ENCODED_PROJECTIONS), a.dtype)
+        # Unit length, and each channel in units of its spread in the target.
+        kernel = kernel / jnp.sqrt(jnp.sum(kernel**2, 0, keepdims=True))
+        kernel = kernel / (jnp.std(b, (0, 1, 2))[:, None] + 1e-3)
+        window = _PATCH_WINDOW * a.shape[2] // (features[0].shape[2] * stride)
+        a, b = (_windows(_thin(x, stride, place) @ kernel, window) for x in (a, b))
+        found += weight * jnp.mean((jnp.sort(a, axis=-1) - jnp.sort(b, axis=-1)) ** 2)
+    return found
+
+
 def sharpen(image: jax.Array, amount: float) -> jax.Array:
     """Return an image with stronger fine detail, by an unsharp mask.
 
@@ -181,11 +211,15 @@ def _project(x: jax.Array, key: jax.Array) -> jax.Array:
     x = lax.conv_general_dilated(
         bands, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    top, left = jax.random.randint(place, (2,), 0, _PATCH_STRIDE)
+    return _thin(x, _PATCH_STRIDE, place)
+
+
+def _thin(x: jax.Array, stride: int, key: jax.Array) -> jax.Array:
+    """Take a place of every `stride` along both sides, from a random one on."""
+    top, left = jax.random.randint(key, (2,), 0, stride)
     n, h, w, c = x.shape
-    size = (n, h + 1 - _PATCH_STRIDE, w + 1 - _PATCH_STRIDE, c)
-    x = lax.dynamic_slice(x, (0, top, left, 0), size)
-    return x[:, ::_PATCH_STRIDE, ::_PATCH_STRIDE]
+    x = lax.dynamic_slice(x, (0, top, left, 0), (n, h + 1 - stride, w + 1 - stride, c))
+    return x[:, ::stride, ::stride]
 
 
 def _windows(x: jax.Array, wanted: int) -> jax.Array:

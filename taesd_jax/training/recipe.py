@@ -9,7 +9,7 @@ from typing import Any
 from ..layers import Half
 
 LATENT_LOSSES = ("mse", "mae", "amplitude")  # of images too, where a decoder is trained
-IMAGE_LOSSES = ("mse_eighth", "dssim", "detail", "texture", "patches")
+IMAGE_LOSSES = ("mse_eighth", "dssim", "detail", "texture", "patches", "encoded_patches")
 FEATURE_LOSSES = ("features", "response")
 DECODER_LOSSES = ("latents", "adversarial")
 # Each with its rate and second moment's decay.
@@ -25,12 +25,13 @@ class Recipe:
         half: "encoder", taught to give the teacher's latents, or "decoder", taught to give the
             picture from them.
         losses: Weight of each loss. An encoder's: "mse", "mae", "amplitude" of latents;
-            "mse_eighth", "dssim", "detail", "texture", "patches" of the images that the student's
-            own decoder makes of them. A decoder's: all of these of images; "latents", the squared
-            distance of latents when the teacher encodes the decoded image again; "adversarial", the
-            squared distance from the image that a discriminator of decoded images and targets asks
-            for (logged is the distance of its scores). Of both, "features": the distance from the
-            teacher's own features, stage by stage where the widths are equal.
+            "mse_eighth", "dssim", "detail", "texture", "patches", "encoded_patches" of the images
+            that the student's own decoder makes of them. A decoder's: all of these of images;
+            "latents", the squared distance of latents when the teacher encodes the decoded image
+            again; "adversarial", the squared distance from the image that a discriminator of
+            decoded images and targets asks for (logged is the distance of its scores). Of both,
+            "features": the distance from the teacher's own features, stage by stage where the
+            widths are equal.
         imitate: 0 for the picture as the target of images, 1 for what the teacher decodes, or a
             mean of both.
         sharpen: Amount of an unsharp mask on the target of images, 0 for none: a student too small
@@ -131,7 +132,8 @@ class Recipe:
             if getattr(self, name) and not self.makes_images:
                 names = ", ".join(sorted(self._of_images))
                 raise ValueError(f"{name} is of images: {article} {self.half} has them by {names}")
-        for name, side in (("patches", 24), ("dssim", 11), ("texture", 9), ("detail", 3)):
+        sides = {"patches": 24, "encoded_patches": 24, "dssim": 11, "texture": 9, "detail": 3}
+        for name, side in sides.items():
             if name in self.losses and self.side < side:
                 raise ValueError(f"{name} needs a side of {side} at least, got {self.side}")
         if "mse_eighth" in self.losses and self.side % 8:

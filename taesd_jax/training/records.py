@@ -13,7 +13,7 @@ import jax
 from .. import storage
 from ..errors import TrainingError, one_line
 from ..storage import write_files
-from .step import State
+from .state import State
 
 Event = dict[str, Any]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,59 +16,17 @@ from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
 from ..convolutions import Convolve, convolve
 from ..functional import Params, decode, is_sharded
-from ..layers import Half, split_layers
-from .discriminator import (
-    Buffer,
-    corrected_target,
-    discriminator_loss,
-    init_discriminator,
-    new_buffer,
-    replay,
-)
+from ..layers import Half
+from .discriminator import Buffer, corrected_target, discriminator_loss, replay
 from .features import feature_distance, response_distance, stage_features
 from .kernel_gradients import convolve_quickly
-from .losses import LOSSES, mse, patches
+from .losses import LOSSES, encoded_patches, mse, patches
 from .optimizers import critic_optimizer, optimizer_of
 from .recipe import LATENT_LOSSES, Recipe
+from .state import State, frozen_layers
 from .teachers import Batch, Teacher, answer, as_pytree, encode_with, measure_responses
 
 Losses = dict[str, jax.Array]
-
-
-class State(NamedTuple):
-    """All that a training changes.
-
-    Attributes:
-        step: Steps done.
-        params: The trained half.
-        ema: Its average over the last steps.
-        optimizer: State of the optimizer.
-        critic: Params, optimizer's state and `Buffer` of the discriminator, or None.
-    """
-
-    step: jax.Array
-    params: Params
-    ema: Params
-    optimizer: Any
-    critic: tuple[Params, Any, Buffer] | None
-
-
-def init_state(half_params: Params, config: AutoencoderTinyConfig, recipe: Recipe) -> State:
-    """Return the state before the first step."""
-    # Copies: a step gives its state's memory back.
-    masters = jax.tree.map(lambda p: jnp.array(p, jnp.float32), half_params)
-    average = jax.tree.map(jnp.array, masters)
-    critic = None
-    if "adversarial" in recipe.losses:
-        key = jax.random.fold_in(jax.random.key(recipe.seed), 2**31)
-        judge = init_discriminator(key, latent_channels=config.latent_channels)
-        side, small = recipe.side, recipe.side // config.spatial_factor
-        buffer = new_buffer((recipe.buffer, side, side, 3), small, config.latent_channels)
-        critic = (judge, critic_optimizer().init(judge), buffer)
-    frozen = frozen_layers(config, recipe)
-    moved = {name: value for name, value in masters.items() if name not in frozen}
-    optimizer = optimizer_of(recipe).init(moved)
-    return State(jnp.zeros((), jnp.int32), masters, average, optimizer, critic)
 
 
 def make_step(
@@ -99,11 +57,15 @@ def make_step(
         ValueError: The recipe asks for what the teacher or the student does not have.
     """
     frozen_layers(config, recipe)
-    if recipe.matches_features or recipe.imitate:
+    encoded = "encoded_patches" in recipe.losses
+    if recipe.matches_features or recipe.imitate or encoded:
         if not isinstance(teacher, AutoencoderTiny):
             raise ValueError(
-                "features, response and imitation need a teacher of the family, not a function"
+                "features, response, encoded_patches and imitation need a teacher of the family, "
+                "not a function"
             )
+        if encoded:
+            teacher.require("encoder")
         if recipe.imitate:
             teacher.require("decoder")
         if recipe.matches_features:
@@ -153,16 +115,6 @@ def make_step(
         return compiled(state, dict(batch), teacher, decoder, weights, convolve=quick)
 
     return step
-
-
-def frozen_layers(config: AutoencoderTinyConfig, recipe: Recipe) -> frozenset[str]:
-    """Name the layers that a recipe keeps as they are.
-
-    Raises:
-        ValueError: The half has no further stage.
-    """
-    near_latent, _ = split_layers(recipe.half, config, recipe.frozen)
-    return frozenset(layer.name for layer in near_latent)
 
 
 def _step(
@@ -238,6 +190,14 @@ def _loss(
             parts[name] = apart
         elif name == "patches":
             parts[name] = patches(image, batch["target"], jax.random.fold_in(key, 1))
+        elif name == "encoded_patches":
+            assert isinstance(teacher, AutoencoderTiny)
+            encoder = {"half": "encoder", "config": teacher.config, "convolve": convolve}
+            seen, wished = (
+                stage_features(teacher.params["encoder"], x, **encoder)[1]
+                for x in (image, batch["target"])
+            )
+            parts[name] = encoded_patches(seen, wished, jax.random.fold_in(key, 2))
         elif recipe.half == "encoder" and name in LATENT_LOSSES:
             parts[name] = LOSSES[name](result, batch["latent"])
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -21,13 +20,15 @@ from ..functional import Params, init
 from ..images import from_uint8, write_image
 from ..layers import HALVES, Half, layers_of
 from ..sharding import replicate, shard_images
+from .checks import check_arguments, check_finite
 from .evaluation import HeldOut
 from .examples import Answers, batches
 from .pictures import RECIPE_FILE, Crops, describe_pictures
 from .recipe import Recipe
 from .records import Checkpoints, Event, Log, claim, locked
-from .step import State, init_state, make_step
-from .teachers import Teacher, as_pytree, digest_of, encode_with, teacher_digest
+from .state import init_state
+from .step import make_step
+from .teachers import Teacher, as_pytree, digest_of, teacher_digest
 
 # First crops that the teacher's response is measured with.
 _EXAMPLES = 16
@@ -93,7 +94,7 @@ def train(
     teacher = as_pytree(teacher)
     if mesh is not None:
         teacher = jax.device_put(teacher, replicate(mesh))
-    _check_arguments(config, recipe, teacher, held_side, log_every, measure_every, mesh)
+    check_arguments(config, recipe, teacher, held_side, log_every, measure_every, mesh)
     taught_by = teacher_digest(teacher, side=recipe.side)
     place, decoder = _placement(mesh), None
     if half == "encoder" and recipe.makes_images:
@@ -155,11 +156,11 @@ def train(
                     # First the values: only then the steps, which run ahead of Python, are done.
                     values = {name: float(value) for name, value in losses.items()}
                     pace = (number - last) / (time.perf_counter() - since)
-                    _check_finite(values["total"], state, number)
+                    check_finite(values["total"], state, number)
                     log.add({"step": number, **values, "steps_per_second": round(pace, 2)})
                     since, last = time.perf_counter(), number
                 if number % measure_every == 0 or ends:
-                    _check_finite(float(losses["total"]), state, number)
+                    check_finite(float(losses["total"]), state, number)
                     if measured:
                         figures, sheet = measured.measure(state.ema)
                         log.add({"step": number, **figures})
@@ -215,52 +216,6 @@ def _join(
     return {half: params[half], other: found.params[other]}, config.replace(
         **{name: getattr(found.config, name) for name in own}
     )
-
-
-def _check_arguments(
-    config: AutoencoderTinyConfig,
-    recipe: Recipe,
-    teacher: Any,
-    held_side: int,
-    log_every: int,
-    measure_every: int,
-    mesh: Mesh | None,
-) -> None:
-    """Raise TrainingError for what would fail only after preparations."""
-    for name in ("grain", "orbax"):
-        if importlib.util.find_spec(name) is None:
-            raise TrainingError(f"training needs {name}: pip install 'taesd-jax[train]'")
-    for name, side in (("side", recipe.side), ("held_side", held_side)):
-        if side % config.spatial_factor or side < 1:
-            raise TrainingError(f"{name} must be a multiple of {config.spatial_factor}, got {side}")
-    small = recipe.side // config.spatial_factor
-    image = jax.ShapeDtypeStruct((1, recipe.side, recipe.side, 3), jnp.float32)
-    got, wanted = (jax.eval_shape(encode_with, teacher, image).shape, (1, small, small))
-    if got != (*wanted, config.latent_channels):
-        raise TrainingError(
-            f"the teacher must give latents {(*wanted, config.latent_channels)} of images "
-            f"{image.shape}, as the student's config says, got {got}"
-        )
-    if log_every < 1 or measure_every < 1:
-        raise TrainingError(
-            f"log_every and measure_every must be 1 or more, got {log_every} and {measure_every}"
-        )
-    if mesh is not None and recipe.batch % mesh.shape[mesh.axis_names[0]]:
-        devices = mesh.shape[mesh.axis_names[0]]
-        raise TrainingError(f"batch must be a multiple of {devices} devices, got {recipe.batch}")
-
-
-def _check_finite(loss: float, state: State, number: int) -> None:
-    """Raise TrainingError rather than keep a state that nothing can be learnt from again."""
-    if not (np.isfinite(loss) and _is_finite((state.params, state.ema))):
-        raise TrainingError(
-            f"loss or params are not finite at step {number}, the loss is {loss}; try a lower rate"
-        )
-
-
-@jax.jit
-def _is_finite(tree: Any) -> jax.Array:
-    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
 
 
 def _placement(mesh: Mesh | None) -> Callable[[Any, bool], Any]:
