@@ -109,7 +109,7 @@ def test_bfloat16_is_as_good_as_pytorchs(models, crop, name, half):
     if half not in states:
         pytest.skip("taesana's decoder is not published here")
     with torch.no_grad():
-        x = to_torch(crop)
+        x = to_torch(crop[:, :103, :121])  # PyTorch takes its time in bfloat16 on a CPU
         if half == "decoder":
             x = reference.encode(states["encoder"], x)
         run = reference.encode if half == "encoder" else reference.decode
@@ -129,7 +129,7 @@ def test_psnr_of_a_round_trip_is_pytorchs(models, photos, name):
     params, config, states = models(name)
     vae = AutoencoderTiny(params, config)
     for photo in ("astronaut", "cat", "flower"):
-        image = photos[photo][:240, :320]
+        image = photos[photo][:165, :221]
         padded = pad_image(image, config.spatial_factor)[None]
         h, w, _ = image.shape
         with torch.no_grad():
