@@ -27,6 +27,7 @@ STEP_ROUNDING = 2e-4
         ("encoder", {"mse": 1.0}),
         ("encoder", {"mae": 1.0, "features": 0.1}),
         ("encoder", {"mse": 1.0, "dssim": 0.1, "mse_eighth": 0.1}),
+        ("encoder", {"mse": 1.0, "encoded_patches": 0.1}),
         ("decoder", {"mse": 1.0, "features": 0.1}),
         ("decoder", {"response": 1.0}),
         ("decoder", {"mae": 1.0, "dssim": 0.1, "amplitude": 0.1, "mse_eighth": 0.1}),
@@ -190,7 +191,11 @@ def test_sharpening_is_of_the_target():
 
 @pytest.mark.parametrize(
     "weights",
-    [{"mse": 1.0, "response": 0.1}, {"mse": 1.0, "adversarial": 0.1}, {"mse": 1.0, "patches": 1.0}],
+    [
+        {"mse": 1.0, "response": 0.1},
+        {"mse": 1.0, "adversarial": 0.1},
+        {"mse": 1.0, "patches": 1.0, "encoded_patches": 0.1},
+    ],
 )
 def test_eight_devices_equal_one(weights):
     mesh = jax.make_mesh((8,), ("batch",))

@@ -104,10 +104,7 @@ def patches(image: jax.Array, target: jax.Array, key: jax.Array) -> jax.Array:
     found = []
     for scale, own in zip((1, 2), jax.random.split(key), strict=True):
         a, b = (_project(_shrink(x, scale), own) for x in (image, target))
-        window = _PATCH_WINDOW // (scale * _PATCH_STRIDE)
-        a, b = (_windows(x, window) for x in (a, b))  # (n, i, j, projections, window^2)
-        # The k-th smallest number of one belongs to the k-th smallest of the other.
-        found.append(jnp.mean((jnp.sort(a, axis=-1) - jnp.sort(b, axis=-1)) ** 2))
+        found.append(_transport(a, b, _PATCH_WINDOW // (scale * _PATCH_STRIDE)))
     return jnp.mean(jnp.stack(found))
 
 
@@ -117,10 +114,12 @@ def encoded_patches(
     """Return how far two images' patches are from each other, seen by an encoder.
 
     As `patches`, of what leaves the first two stages of an encoder. Linear projections of pixels
-    see how strong texture is; these see what it consists of, strokes or grit.
+    see how strong texture is; these see what it consists of, strokes or grit. Windows have 64
+    places of the first stage, which are pixels but where an encoder opens with a stem.
 
     Args:
-        features: Of the image, (n, h, w, c) of each stage, as `stage_features` gives them.
+        features: Of the image, (n, h, w, c) of each stage, full resolution first, as
+            `stage_features` gives them; the third and later ones are not looked at.
         targets: Likewise of the target.
         key: Of the projections, another one at each step.
     """
@@ -128,13 +127,12 @@ def encoded_patches(
     stages = zip(features[:2], targets[:2], _ENCODED_STRIDES, (1.0, _SECOND_STAGE), strict=False)
     for (a, b, stride, weight), own in zip(stages, jax.random.split(key, 2), strict=False):
         drawn, place = jax.random.split(own)
-        kernel = jax.random.normal(drawn, (a.shape[-1], _ENCODED_PROJECTIONS), a.dtype)
-        # Unit length, and each channel in units of its spread in the target.
-        kernel = kernel / jnp.sqrt(jnp.sum(kernel**2, 0, keepdims=True))
+        kernel = _draw_kernel(drawn, (a.shape[-1], _ENCODED_PROJECTIONS), a.dtype)
+        # Each channel in units of its spread in the target.
         kernel = kernel / (jnp.std(b, (0, 1, 2))[:, None] + 1e-3)
         window = _PATCH_WINDOW * a.shape[2] // (features[0].shape[2] * stride)
-        a, b = (_windows(_thin(x, stride, place) @ kernel, window) for x in (a, b))
-        found += weight * jnp.mean((jnp.sort(a, axis=-1) - jnp.sort(b, axis=-1)) ** 2)
+        a, b = (_thin(x, stride, place) @ kernel for x in (a, b))
+        found += weight * _transport(a, b, window)
     return found
 
 
@@ -205,13 +203,26 @@ def _project(x: jax.Array, key: jax.Array) -> jax.Array:
     """Project patches, from a random one on, onto random kernels of unit length."""
     bands = texture_bands(x)
     drawn, place = jax.random.split(key)
-    kernel = jax.random.normal(drawn, (3, 3, bands.shape[-1], _PROJECTIONS), bands.dtype)
-    kernel = kernel / jnp.sqrt(jnp.sum(kernel**2, (0, 1, 2), keepdims=True))
+    kernel = _draw_kernel(drawn, (3, 3, bands.shape[-1], _PROJECTIONS), bands.dtype)
     # Whole, then thinned out: the gradient of a convolution with strides is slow on a CPU.
     x = lax.conv_general_dilated(
         bands, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     return _thin(x, _PATCH_STRIDE, place)
+
+
+def _draw_kernel(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    """Draw a kernel whose every output has weights of unit length."""
+    kernel = jax.random.normal(key, shape, dtype)
+    inputs = tuple(range(len(shape) - 1))
+    return kernel / jnp.sqrt(jnp.sum(kernel**2, inputs, keepdims=True))
+
+
+def _transport(a: jax.Array, b: jax.Array, window: int) -> jax.Array:
+    """Return the mean squared Wasserstein distance of each number, (n, h, w, c), in windows."""
+    a, b = (_windows(x, window) for x in (a, b))  # (n, i, j, c, window^2)
+    # The k-th smallest number of one belongs to the k-th smallest of the other.
+    return jnp.mean((jnp.sort(a, axis=-1) - jnp.sort(b, axis=-1)) ** 2)
 
 
 def _thin(x: jax.Array, stride: int, key: jax.Array) -> jax.Array:

@@ -45,7 +45,7 @@ def make_step(
     Args:
         config: Of the student.
         recipe: What to do.
-        teacher: See `Teacher`; features and imitation need a model.
+        teacher: See `Teacher`; features, response, encoded_patches and imitation need a model.
         decoder: Params of the student's decoder, for an encoder's losses of images.
         examples: Images (n, h, w, 3) to measure the teacher's response with, for that loss.
 
