@@ -52,6 +52,17 @@ def test_stage_features_pass_through_the_model(half):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), plain, again)
 
 
+def test_a_stem_belongs_to_the_first_stage():
+    config = TWO_STAGES.replace(
+        encoder_stem_channels=(4, 8),
+        decoder_block_out_channels=(8, 8, 8, 8),
+        num_decoder_blocks=(1, 1, 1, 1),
+    )
+    params = init(jax.random.key(0), config=config)["encoder"]
+    _, features = stage_features(params, jnp.zeros((1, 32, 48, 3)), half="encoder", config=config)
+    assert [feature.shape for feature in features] == [(1, 8, 12, 8), (1, 4, 6, 8)]
+
+
 def test_features_of_other_widths_are_left_out():
     rng = np.random.default_rng(0)
     a, b = (rng.normal(size=(1, 4, 4, 8)).astype("f4") for _ in range(2))

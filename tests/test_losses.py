@@ -176,12 +176,51 @@ def test_encoded_patches_are_compared_wherever_they_lie():
 
     one, other = (jnp.asarray(rng.normal(size=(1, 64, 64, 3)) / 3, "f4") for _ in range(2))
     assert apart(one, one) == 0
-    alike = max(float(apart(x, one)) for x in (other, jnp.roll(one, (6, 6), (1, 2))))
+    alike = max(float(apart(x, one)) for x in (other, jnp.roll(one, (5, 3), (1, 2))))
     assert alike < 0.3 * apart(0.5 * one, one)
     # Strokes are as strong as the noise that they are made of.
     assert alike < 0.5 * apart(jnp.repeat(one[:, ::8], 8, axis=1), one)
     for image in (other, jnp.zeros_like(one)):
         assert np.isfinite(jax.grad(apart)(image, one)).all()
+
+
+def test_encoded_patches_are_of_the_first_two_stages():
+    key, (one, other) = jax.random.key(0), (stages(np.random.default_rng(i)) for i in range(2))
+    whole = losses.encoded_patches(other, one, key)
+    first = losses.encoded_patches([other[0], *one[1:]], one, key)
+    second = losses.encoded_patches([one[0], other[1], one[2]], one, key)
+    assert 0 < second < first
+    assert float(whole) == pytest.approx(float(first + second), rel=1e-5)
+    assert losses.encoded_patches([*one[:2], other[2]], one, key) == 0
+    assert losses.encoded_patches(other[:1], one[:1], key) == first  # an encoder of one stage
+
+
+def test_encoded_patches_are_in_units_of_the_targets_spread():
+    key, (one, other) = jax.random.key(0), (stages(np.random.default_rng(i)) for i in range(2))
+    whole = float(losses.encoded_patches(other, one, key))
+    stronger = losses.encoded_patches([8 * x for x in other], [8 * x for x in one], key)
+    assert float(stronger) == pytest.approx(whole, rel=1e-3)
+    # A channel that the target leaves at rest weighs no more than another one.
+    resting = [x.at[..., 0].set(0) for x in one]
+    moved = [x.at[..., 0].multiply(0.1) for x in other]
+    assert losses.encoded_patches(moved, resting, key) < 2 * whole
+    # Nor does a target without any texture.
+    assert losses.encoded_patches([1 + 0.1 * x for x in other], [x * 0 + 1 for x in one], key) < 2
+
+
+def test_encoded_patches_are_compared_within_windows():
+    key, left = jax.random.key(0), jnp.where(jnp.arange(320) < 160, 1.0, 3.0)[None, None, :, None]
+    one, other = (
+        [x * left[:, :, :: 320 // x.shape[2]] for x in stages(np.random.default_rng(i), 64, 320)]
+        for i in range(2)
+    )
+    swapped = losses.encoded_patches([x[:, :, ::-1] for x in other], one, key)
+    assert losses.encoded_patches(other, one, key) < 0.2 * swapped
+
+
+def stages(rng, height=64, width=64):
+    sizes = ((height // f, width // f) for f in (1, 2, 4))
+    return [jnp.asarray(rng.normal(size=(1, *size, 8)), "f4") for size in sizes]
 
 
 def test_blur_has_jaxs_own_gradient(pair):
@@ -224,5 +263,7 @@ def test_losses_say_which_sides_they_need():
         losses.texture(x[:, :8], x[:, :8])
     with pytest.raises(ValueError, match="patches needs sides of 24 at least"):
         losses.patches(x, x, jax.random.key(0))
+    with pytest.raises(ValueError, match="features of 24 places a side at least, got"):
+        losses.encoded_patches([x], [x], jax.random.key(0))
     with pytest.raises(ValueError, match="detail needs sides of 3 at least"):
         losses.detail(x[:, :2], x[:, :2])

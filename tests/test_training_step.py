@@ -11,7 +11,8 @@ from taesd_jax import encode
 from taesd_jax.images import from_uint8
 from taesd_jax.layers import split_layers
 from taesd_jax.sharding import replicate, shard_images
-from taesd_jax.training.losses import mse, mse_eighth, sharpen
+from taesd_jax.training.features import stage_features
+from taesd_jax.training.losses import encoded_patches, mse, mse_eighth, sharpen
 from taesd_jax.training.optimizers import optimizer_of
 from taesd_jax.training.recipe import Recipe
 from taesd_jax.training.state import init_state
@@ -32,7 +33,7 @@ STEP_ROUNDING = 2e-4
         ("decoder", {"response": 1.0}),
         ("decoder", {"mae": 1.0, "dssim": 0.1, "amplitude": 0.1, "mse_eighth": 0.1}),
         ("decoder", {"mse": 1.0, "patches": 1.0}),
-        ("decoder", {"mse": 1.0, "encoded_patches": 0.1}),
+        ("decoder", {"encoded_patches": 1.0}),
     ],
 )
 def test_a_step_lowers_the_loss(half, weights):
@@ -179,14 +180,21 @@ def test_imitation_moves_the_target():
 
 
 def test_sharpening_is_of_the_target():
-    teacher, images = model(1), batch()
+    teacher, images = model(1), batch(side=24)
     decoded = teacher.decode(teacher.encode(images["image"]).latents).sample
     aim = sharpen(jnp.clip(decoded, -1, 1), 0.5)
-    recipe = Recipe(steps=4, batch=8, side=16, imitate=1.0, sharpen=0.5)
+    weights = {"mse": 1.0, "encoded_patches": 1.0}
+    recipe = Recipe(losses=weights, steps=4, batch=8, side=24, imitate=1.0, sharpen=0.5)
     state = init_state(teacher.params["decoder"], TWO_STAGES, recipe)
     _, parts = make_step(TWO_STAGES, recipe, teacher)(state, images)
     assert float(parts["mse"]) == pytest.approx(float(mse(decoded, aim)), rel=1e-4)
     assert float(parts["mse"]) > 1e-4
+    encoder = {"half": "encoder", "config": TWO_STAGES}
+    seen = [stage_features(teacher.params["encoder"], x, **encoder)[1] for x in (decoded, aim)]
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(recipe.seed), 0), 2)
+    want = float(encoded_patches(*seen, key))
+    assert float(parts["encoded_patches"]) == pytest.approx(want, rel=1e-3)
+    assert want > 1e-4
 
 
 @pytest.mark.parametrize(

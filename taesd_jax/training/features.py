@@ -27,6 +27,8 @@ def stage_features(
 ) -> tuple[jax.Array, list[jax.Array]]:
     """Return what a half gives, and what leaves each of its stages, in the input's dtype.
 
+    An encoder's stem belongs to its first stage.
+
     Args:
         half_params: `params["encoder"]` or `params["decoder"]`.
         x: Images (n, h, w, 3) or latents (n, h, w, z), in the dtype to compute in.
@@ -41,10 +43,12 @@ def stage_features(
     found: list[jax.Array] = []
     if half == "encoder":
         x = (x + 1) / 2
-    layers = layers_of(half, config)
+    layers, opening = layers_of(half, config), 1
+    if half == "encoder" and config.encoder_stem_channels:
+        opening = 2 * len(config.encoder_stem_channels)  # each with its activation
     for i, layer in enumerate(layers):
         x = x if layer.kind == "activation" else narrow(x, dtype)
-        if i and (changes_size(layer) or i == len(layers) - 1):
+        if i >= opening and (changes_size(layer) or i == len(layers) - 1):
             x = x if nudges is None else x + nudges[len(found)]
             found.append(x)
         if remat and layer.kind == "block":

@@ -1,4 +1,7 @@
-"""Losses between images (n, h, w, c) of [-1, 1]: one number each, 0 for equal images."""
+"""Losses between images (n, h, w, c) of [-1, 1], or what an encoder sees in them.
+
+One number each, 0 for equal images.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,12 @@ from ..metrics import blur, laplacian, level_edge_spot, ssim, texture_bands
 
 _TEXTURE_WINDOW = 7
 # Of patches: every third is taken, gives so many numbers, and is compared within windows.
-_PATCH_STRIDE, _PROJECTIONS, _PATCH_WINDOW = 3, 16, 64
-# Of encoded patches: strides of the two stages, numbers a place gives, and what the second weighs,
-# whose gradient is four to five times as strong.
+_PATCH_STRIDE, _PROJECTIONS, _PATCH_WINDOW, _LEAST_PATCHES_SIDE = 3, 16, 64, 24
+# Of encoded patches: strides of the two stages, numbers a place gives, and what the second weighs.
 _ENCODED_STRIDES, _ENCODED_PROJECTIONS, _SECOND_STAGE = (3, 2), 48, 0.2
+# Of a stage's root mean square: what a channel's spread is raised by, so that one that a target
+# hardly excites does not outweigh all others.
+_LEAST_SPREAD = 0.1
 
 
 def mse(image: jax.Array, target: jax.Array) -> jax.Array:
@@ -100,7 +105,7 @@ def patches(image: jax.Array, target: jax.Array, key: jax.Array) -> jax.Array:
     Raises:
         ValueError: A side is smaller than 24.
     """
-    _check_sides(image, "patches", 24)
+    _check_sides(image, "patches", _LEAST_PATCHES_SIDE)
     found = []
     for scale, own in zip((1, 2), jax.random.split(key), strict=True):
         a, b = (_project(_shrink(x, scale), own) for x in (image, target))
@@ -113,25 +118,33 @@ def encoded_patches(
 ) -> jax.Array:
     """Return how far two images' patches are from each other, seen by an encoder.
 
-    As `patches`, of what leaves the first two stages of an encoder. Linear projections of pixels
-    see how strong texture is; these see what it consists of, strokes or grit. Windows have 64
-    places of the first stage, which are pixels but where an encoder opens with a stem.
+    As `patches`, of what leaves the first two stages of an encoder, each channel in units of its
+    spread in the target. Windows have 64 places of the first stage, which are pixels but where an
+    encoder opens with a stem.
 
     Args:
-        features: Of the image, (n, h, w, c) of each stage, full resolution first, as
-            `stage_features` gives them; the third and later ones are not looked at.
+        features: Of the image, (n, h, w, c) of each stage, largest first, as `stage_features`
+            gives them; the third and later ones are not looked at.
         targets: Likewise of the target.
         key: Of the projections, another one at each step.
+
+    Raises:
+        ValueError: A side of the first stage is smaller than 24.
     """
+    if min(features[0].shape[1:3]) < _LEAST_PATCHES_SIDE:
+        raise ValueError(
+            f"encoded_patches needs features of {_LEAST_PATCHES_SIDE} places a side at least, got "
+            f"shape {features[0].shape}; give larger images"
+        )
     found = jnp.zeros((), jnp.float32)
     stages = zip(features[:2], targets[:2], _ENCODED_STRIDES, (1.0, _SECOND_STAGE), strict=False)
     for (a, b, stride, weight), own in zip(stages, jax.random.split(key, 2), strict=False):
+        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
         drawn, place = jax.random.split(own)
         kernel = _draw_kernel(drawn, (a.shape[-1], _ENCODED_PROJECTIONS), a.dtype)
-        # Each channel in units of its spread in the target.
-        kernel = kernel / (jnp.std(b, (0, 1, 2))[:, None] + 1e-3)
+        spread = jnp.std(b, (0, 1, 2)) + _LEAST_SPREAD * jnp.sqrt(jnp.mean(b**2)) + 1e-6
         window = _PATCH_WINDOW * a.shape[2] // (features[0].shape[2] * stride)
-        a, b = (_thin(x, stride, place) @ kernel for x in (a, b))
+        a, b = (_thin(x, stride, place) @ (kernel / spread[:, None]) for x in (a, b))
         found += weight * _transport(a, b, window)
     return found
 

@@ -31,9 +31,11 @@ class Recipe:
             again; "adversarial", the squared distance from the image that a discriminator of
             decoded images and targets asks for (logged is the distance of its scores). Of both,
             "features": the distance from the teacher's own features, stage by stage where the
-            widths are equal.
-        imitate: 0 for the picture as the target of images, 1 for what the teacher decodes, or a
-            mean of both.
+            widths are equal; "response": likewise, as far as the teacher's result depends on them.
+            "encoded_patches" are seen by the teacher's encoder. These three need a model of the
+            family as teacher.
+        imitate: 0 for the picture as the target of images, 1 for what the teacher, a model,
+            decodes, or a mean of both.
         sharpen: Amount of an unsharp mask on the target of images, 0 for none: a student too small
             for its task gives fine detail back weaker than it was asked for. See `losses.sharpen`.
         frozen: Stages nearest the latent that keep their params.

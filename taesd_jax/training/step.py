@@ -192,9 +192,9 @@ def _loss(
             parts[name] = patches(image, batch["target"], jax.random.fold_in(key, 1))
         elif name == "encoded_patches":
             assert isinstance(teacher, AutoencoderTiny)
-            encoder = {"half": "encoder", "config": teacher.config, "convolve": convolve}
+            encoder = options | {"half": "encoder", "config": teacher.config}
             seen, wished = (
-                stage_features(teacher.params["encoder"], x, **encoder)[1]
+                stage_features(teacher.params["encoder"], x, convolve=convolve, **encoder)[1]
                 for x in (image, batch["target"])
             )
             parts[name] = encoded_patches(seen, wished, jax.random.fold_in(key, 2))
