@@ -37,6 +37,10 @@ def stage_features(
         remat: Recompute blocks in the backward pass.
         nudges: Added to the stages' features, each to one's.
         convolve: What the convolutions do, see `kernel_gradients`.
+
+    Returns:
+        Latents or images, as of `encode` and `decode`, and (n, h, w, c) of each stage in the order
+        in which they run, the last of them before the last convolution.
     """
     module, dtype = bind(half_params, half, config), x.dtype
     module.set_attributes(convolve=convolve)
