@@ -16,10 +16,10 @@ import torch
 from flax import nnx
 
 from taesd_jax.config import AutoencoderTinyConfig
-from taesd_jax.functional import bind
-from taesd_jax.images import pad_image, read_image
-from taesd_jax.layers import HALVES, Half, Layer, layers_of
-from taesd_jax.modules import Decoder, Encoder, apply_layer
+from taesd_jax.io.images import pad_image, read_image
+from taesd_jax.model.functional import bind
+from taesd_jax.model.layers import HALVES, Half, Layer, layers_of
+from taesd_jax.model.modules import Decoder, Encoder, apply_layer
 
 from .state_dicts import to_array, to_tensor
 from .torch_modules import TorchAutoencoderTiny

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from taesd_jax.config import AutoencoderTinyConfig
-from taesd_jax.layers import Half
+from taesd_jax.model.layers import Half
 from taesd_jax.weights import save
 
 from .torch_modules import TorchAutoencoderTiny

@@ -14,8 +14,8 @@ import torch
 from taesd_jax import weights
 from taesd_jax.config import AutoencoderTinyConfig
 from taesd_jax.errors import CheckpointError, CheckpointNotFoundError
-from taesd_jax.layers import HALVES
-from taesd_jax.storage import write_files
+from taesd_jax.io.files import write_files
+from taesd_jax.model.layers import HALVES
 from taesd_jax.weights.sources import label_of, pair_file, pickles
 
 from .state_dicts import part_of, to_tensor

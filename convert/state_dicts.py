@@ -11,7 +11,7 @@ import torch
 from taesd_jax import weights
 from taesd_jax.config import AutoencoderTinyConfig
 from taesd_jax.errors import CheckpointError
-from taesd_jax.layers import HALVES
+from taesd_jax.model.layers import HALVES
 from taesd_jax.weights.names import Scheme
 
 _DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}

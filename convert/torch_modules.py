@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from taesd_jax.config import AutoencoderTinyConfig
-from taesd_jax.layers import POOL_EPSILON, POOL_GROUPS, Half, Layer, layers_of
+from taesd_jax.model.layers import POOL_EPSILON, POOL_GROUPS, Half, Layer, layers_of
 
 from .state_dicts import to_torch
 

@@ -6,19 +6,19 @@ model itself sees.
 
 from . import exporting as exporting
 from .autoencoder import AutoencoderTiny
-from .batching import decode_sliced, encode_sliced
 from .config import VARIANTS, AutoencoderTinyConfig
 from .errors import CheckpointError, CheckpointNotFoundError, PictureError
-from .fitting import Fit, fit_heads
-from .functional import decode, encode, init
-from .heads import decode_reduced
-from .latent_forms import from_raw, pack, patchify, to_raw, unpack, unpatchify
+from .latents import from_raw, pack, patchify, to_raw, unpack, unpatchify
+from .model.fitting import Fit, fit_heads
+from .model.functional import decode, encode, init
+from .model.thumbnails import decode_reduced
 from .outputs import AutoencoderTinyOutput, DecoderOutput
-from .planner import Way
-from .rows import iter_decode, iter_encode
-from .streaming import decode_streaming, encode_streaming
-from .strips import Plan
-from .tiling import decode_tiled, encode_tiled
+from .strategies.batching import decode_sliced, encode_sliced
+from .strategies.planner import Way
+from .strategies.rows import iter_decode, iter_encode
+from .strategies.streaming import decode_streaming, encode_streaming
+from .strategies.strips import Plan
+from .strategies.tiling import decode_tiled, encode_tiled
 from .weights import Checkpoint, add_heads, load, save, save_heads
 
 __all__ = [

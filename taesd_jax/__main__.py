@@ -1,5 +1,5 @@
 """`python -m taesd_jax` is the command `taesd-jax`."""
 
-from .cli import run
+from .cli.command import run
 
 run()

@@ -13,16 +13,16 @@ from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from . import weights
-from .batching import check_chunk
-from .checks import check_dtype, check_image, check_latent
 from .config import AutoencoderTinyConfig
-from .functional import Params, init, is_sharded
-from .heads import decode_reduced
-from .layers import HALVES, Half
+from .model.functional import Params, init, is_sharded
+from .model.layers import HALVES, Half
+from .model.thumbnails import decode_reduced
+from .model.validation import check_dtype, check_image, check_latent
 from .outputs import AutoencoderTinyOutput, DecoderOutput
-from .planner import Way, choose_way_for, run_way
-from .tiling import check_tile
-from .windows import TILE
+from .strategies.batching import check_chunk
+from .strategies.planner import Way, choose_way_for, run_way
+from .strategies.tiling import check_tile
+from .strategies.windows import TILE
 
 
 @jax.tree_util.register_pytree_with_keys_class

@@ -1,219 +1,139 @@
-"""Latents on disk: .npy, .npz, .safetensors, and 8-bit PNG as the original stores them.
-
-A PNG holds four channels as RGBA, scaled to [0, 1] by `latent_magnitude` and `latent_shift`; more
-channels are groups of four, one below the other. It keeps 8 bits of +-3 and clips what is beyond.
-"""
+"""The forms in which pipelines hand latents on: raw, packed into tokens, patchified."""
 
 from __future__ import annotations
 
-import io
-import json
-import os
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from .config import AutoencoderTinyConfig
-from .errors import PictureError
-from .storage import check_regular, write_files
-
-SUFFIXES = (".npy", ".npz", ".safetensors", ".png")
-DTYPES = ("float32", "float16", "bfloat16", "float64")
-_PNG_TEXT = "taesd-jax"
 
 
-class StoredLatent(NamedTuple):
-    """What `read_latent` returns.
-
-    Attributes:
-        latent: As stored: (n, h, w, z), or (n, z, h, w) where another program wrote that.
-        image_size: Height and width of the picture that it was encoded from, if known.
-    """
-
-    latent: np.ndarray
-    image_size: tuple[int, int] | None
-
-
-def write_latent(
-    path: str | os.PathLike[str],
-    latent: np.ndarray,
-    *,
-    config: AutoencoderTinyConfig,
-    image_size: tuple[int, int] | None = None,
-) -> None:
-    """Write latents (n, h, w, z) in the format that the suffix names.
+def from_raw(raw: ArrayLike, *, config: AutoencoderTinyConfig) -> jax.Array:
+    """Turn a full VAE's own latent into model space: (raw - shift) * scale.
 
     Args:
-        path: Ends with one of `SUFFIXES`; .npy has no room for `image_size`.
-        latent: In model space. A PNG takes one latent, of a multiple of four channels. .npy and
-            .npz hold bfloat16 as float32, which loses nothing.
-        config: For the range of 8-bit storage.
-        image_size: Height and width to crop to after decoding.
+        raw: What the full VAE's encoder returns, any shape.
+        config: Names the constants, `raw_latent_scale` and `raw_latent_shift`; they come from the
+            `scaling_factor` and `shift_factor` in the vae/config.json of each model.
 
     Raises:
-        PictureError: The suffix is unknown, a PNG cannot hold this latent, or it is not finite.
+        ValueError: The config has no constants.
+
+    >>> from taesd_jax import VARIANTS
+    >>> print(f"{float(from_raw(jnp.ones(()), config=VARIANTS['taesd'])):.5f}")
+    0.18215
     """
-    path = Path(path)
-    if latent.ndim != 4 or latent.dtype.name not in DTYPES:
-        raise PictureError(
-            f"latent must be floating point (n, h, w, z), got {latent.dtype} {latent.shape}"
-        )
-    check_finite(latent)
-    buffer = io.BytesIO()
-    size = [int(side) for side in image_size] if image_size else None
-    portable = latent.astype(np.float32) if latent.dtype.name == "bfloat16" else latent
-    match path.suffix.lower():
-        case ".npy":
-            np.save(buffer, portable, allow_pickle=False)
-        case ".npz":
-            arrays: dict[str, Any] = {"latent": portable}
-            if size:
-                arrays["image_size"] = np.asarray(size)
-            np.savez(buffer, **arrays)
-        case ".safetensors":
-            from safetensors.numpy import save
-
-            metadata = {"layout": "NHWC"} | ({"image_size": json.dumps(size)} if size else {})
-            buffer.write(save({"latent": np.ascontiguousarray(latent)}, metadata=metadata))
-        case ".png":
-            _write_png(buffer, latent, config, size)
-        case _:
-            raise PictureError(f"{path}: a latent's suffix must be one of {', '.join(SUFFIXES)}")
-    write_files({path: buffer.getvalue()})
+    scale, shift = _constants(config)
+    return (jnp.asarray(raw) - shift) * scale
 
 
-def read_latent(path: str | os.PathLike[str], *, config: AutoencoderTinyConfig) -> StoredLatent:
-    """Read what `write_latent` wrote, or any array of one latent or a batch.
+def to_raw(latent: ArrayLike, *, config: AutoencoderTinyConfig) -> jax.Array:
+    """Turn a latent in model space into a full VAE's own: latent / scale + shift.
+
+    Args:
+        latent: In model space, any shape.
+        config: As for `from_raw`.
 
     Raises:
-        PictureError: There is no such file, it is broken, or it does not hold one floating-point
-            array of rank 3 or 4.
+        ValueError: The config has no constants.
     """
-    path = Path(path)
-    readers = {".npy": _read_npy, ".npz": _read_npz, ".safetensors": _read_safetensors}
-    try:
-        check_regular(path)
-        if path.suffix.lower() == ".png":
-            stored = _read_png(path, config)
-        elif reader := readers.get(path.suffix.lower()):
-            stored = reader(path)
-        else:
-            raise PictureError(f"{path}: a latent's suffix must be one of {', '.join(SUFFIXES)}")
-    except FileNotFoundError as error:
-        raise PictureError(f"no such latent: {path}") from error
-    except PictureError:
-        raise
-    except Exception as error:  # numpy, zipfile, Pillow and json raise of every kind
-        raise PictureError(f"{path}: not a whole {path.suffix} file: {error}") from error
-    latent = stored.latent
-    if not isinstance(latent, np.ndarray):
-        raise PictureError(f"{path}: expected one array, got {type(latent).__name__}")
-    if latent.ndim not in (3, 4) or latent.dtype.name not in DTYPES or 0 in latent.shape:
-        raise PictureError(
-            f"{path}: expected {', '.join(DTYPES)} of shape (h, w, z) or (n, h, w, z), got "
-            f"{latent.dtype} {latent.shape}"
+    scale, shift = _constants(config)
+    return jnp.asarray(latent) / scale + shift
+
+
+def pack(latent: ArrayLike) -> jax.Array:
+    """Pack a latent into FLUX's tokens, one for each 2x2 latents, rows first.
+
+    Args:
+        latent: (n, h, w, z) with even sides.
+
+    Returns:
+        Tokens (n, h/2 * w/2, 4z), channels ordered (z, row, column).
+
+    Raises:
+        ValueError: The latent has another rank or odd sides.
+    """
+    patches = patchify(latent)
+    return patches.reshape(patches.shape[0], -1, patches.shape[-1])
+
+
+def unpack(tokens: ArrayLike, *, size: tuple[int, int]) -> jax.Array:
+    """Turn FLUX's tokens back into a latent.
+
+    Args:
+        tokens: (n, h/2 * w/2, 4z).
+        size: Rows and columns (h, w) of the latent: the image's sides divided by 8.
+
+    Returns:
+        Latent (n, h, w, z).
+
+    Raises:
+        ValueError: The tokens have another rank, or their number is not that of `size`.
+
+    >>> unpack(jnp.zeros((1, 6, 64)), size=(4, 6)).shape
+    (1, 4, 6, 16)
+    """
+    tokens, (h, w) = jnp.asarray(tokens), size
+    if not all(isinstance(side, int) and side > 0 for side in size):
+        raise ValueError(f"size must be two positive integers, got {size}")
+    if tokens.ndim != 3 or h % 2 or w % 2 or tokens.shape[1] * 4 != h * w or tokens.shape[2] % 4:
+        raise ValueError(
+            f"tokens of a latent of {h}x{w} must be (n, {h // 2} * {w // 2}, 4z) with even sides, "
+            f"got shape {tokens.shape}"
         )
-    # Files may hold the other byte order, which JAX does not take.
-    latent = latent.astype(latent.dtype.newbyteorder("="), copy=False)
-    return stored._replace(latent=latent[None] if latent.ndim == 3 else latent)
+    return unpatchify(tokens.reshape(tokens.shape[0], h // 2, w // 2, -1))
 
 
-def check_finite(latent: np.ndarray) -> None:
-    """Raise PictureError where a latent has NaN or infinity: its picture might look whole."""
-    if not np.isfinite(latent).all():
-        raise PictureError("the latent has NaN or infinity; encode in float32 or bfloat16")
+def patchify(latent: ArrayLike) -> jax.Array:
+    """Put each 2x2 latents into channels, as FLUX.1 and FLUX.2 order them.
 
+    Args:
+        latent: (n, h, w, z) with even sides.
 
-def clipped_share(latent: np.ndarray, config: AutoencoderTinyConfig) -> float:
-    """Return the share of values that 8-bit storage would clip."""
-    y = np.asarray(latent, np.float32) / (2 * config.latent_magnitude) + config.latent_shift
-    return float(np.mean((y < 0) | (y > 1)))
+    Returns:
+        (n, h/2, w/2, 4z), channels ordered (z, row, column).
 
-
-def _read_npy(path: Path) -> StoredLatent:
-    return StoredLatent(np.load(path, mmap_mode="r", allow_pickle=False), None)
-
-
-def _read_npz(path: Path) -> StoredLatent:
-    # numpy leaves a file that it opened itself open when it is no zip file.
-    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-        names = [name for name in file.files if name != "image_size"]
-        size = _size(file["image_size"].tolist()) if "image_size" in file.files else None
-        return StoredLatent(file[_one(names, path)], size)
-
-
-def _read_safetensors(path: Path) -> StoredLatent:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            size = json.loads((file.metadata() or {}).get("image_size", "null"))
-            return StoredLatent(file.get_tensor(_one(list(file.keys()), path)), _size(size))
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
-
-
-def _one(names: list[str], path: Path) -> str:
-    if "latent" in names:
-        return "latent"
-    if len(names) != 1:
-        raise PictureError(f"{path}: expected one array or one named 'latent', got {names}")
-    return names[0]
-
-
-def _size(value) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list) or len(value) != 2 or any(type(v) is not int for v in value):
-        raise ValueError(f"image_size must be two integers, got {value!r}")
-    return value[0], value[1]
-
-
-def _write_png(buffer, latent: np.ndarray, config: AutoencoderTinyConfig, size) -> None:
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
+    Raises:
+        ValueError: The latent has another rank or odd sides.
+    """
+    latent = jnp.asarray(latent)
+    if latent.ndim != 4 or latent.shape[1] % 2 or latent.shape[2] % 2:
+        raise ValueError(f"latent must be (n, h, w, z) with even sides, got shape {latent.shape}")
     n, h, w, z = latent.shape
-    if n != 1 or z % 4:
-        raise PictureError(
-            f"an 8-bit PNG holds one latent of a multiple of 4 channels, got shape {latent.shape}; "
-            f"use .safetensors"
+    pairs = latent.reshape(n, h // 2, 2, w // 2, 2, z).transpose(0, 1, 3, 5, 2, 4)
+    return pairs.reshape(n, h // 2, w // 2, 4 * z)
+
+
+def unpatchify(patches: ArrayLike) -> jax.Array:
+    """Undo `patchify`.
+
+    FLUX.2's pipeline normalises its patches with a BatchNorm and undoes that before its own VAE.
+    taef2 reads what the model sees: pass the patches as they are, without that inverse.
+
+    Args:
+        patches: (n, h, w, 4z), channels ordered (z, row, column).
+
+    Returns:
+        Latent (n, 2h, 2w, z).
+
+    Raises:
+        ValueError: The patches have another rank, or channels that 4 does not divide.
+    """
+    patches = jnp.asarray(patches)
+    if patches.ndim != 4 or patches.shape[-1] % 4:
+        raise ValueError(f"patches must be (n, h, w, 4z), got shape {patches.shape}")
+    n, h, w, c = patches.shape
+    pairs = patches.reshape(n, h, w, c // 4, 2, 2).transpose(0, 1, 4, 2, 5, 3)
+    return pairs.reshape(n, 2 * h, 2 * w, c // 4)
+
+
+def _constants(config: AutoencoderTinyConfig) -> tuple[Any, Any]:
+    if config.raw_latent_scale is None:
+        raise ValueError(
+            f"{config.variant or 'this config'} has no raw_latent_scale: its full VAE's latent is "
+            f"not one number away from the model's, or it is unknown"
         )
-    x = latent[0].astype(np.float32) / (2 * config.latent_magnitude) + config.latent_shift
-    pixels = np.round(np.clip(x, 0, 1) * 255).astype(np.uint8)
-    groups = pixels.reshape(h, w, z // 4, 4).transpose(2, 0, 1, 3)  # (z / 4, h, w, 4)
-    text = PngInfo()
-    stated = {"latent_channels": z, "image_size": size}
-    stated |= {"magnitude": config.latent_magnitude, "shift": config.latent_shift}
-    text.add_text(_PNG_TEXT, json.dumps(stated))
-    Image.fromarray(groups.reshape(z // 4 * h, w, 4)).save(buffer, "PNG", pnginfo=text)
-
-
-def _read_png(path: Path, config: AutoencoderTinyConfig) -> StoredLatent:
-    from PIL import Image
-
-    with Image.open(path, formats=("PNG",)) as file:
-        file.load()
-        if file.mode != "RGBA":
-            raise PictureError(f"{path}: a latent's PNG must be RGBA, got {file.mode}")
-        pixels = np.asarray(file)
-        text = json.loads(getattr(file, "text", {}).get(_PNG_TEXT, "{}"))
-    if not isinstance(text, dict):
-        raise ValueError(f"its {_PNG_TEXT} text must be a JSON object")
-    # The original's PNGs carry no text and have four channels.
-    z = text.get("latent_channels", 4)
-    if type(z) is not int or z != config.latent_channels or z % 4:
-        name = config.variant or "this model"
-        raise PictureError(
-            f"{path}: {name} needs {config.latent_channels} latent channels, this PNG holds {z!r}"
-        )
-    rows, w, _ = pixels.shape
-    groups = pixels.reshape(z // 4, rows // (z // 4), w, 4).transpose(1, 2, 0, 3)
-    x = groups.reshape(*groups.shape[:2], z).astype(np.float32) / np.float32(255)
-    magnitude = np.float32(text.get("magnitude", config.latent_magnitude))
-    shift = np.float32(text.get("shift", config.latent_shift))
-    if not (0 < magnitude < np.inf and 0 <= shift <= 1):
-        raise ValueError(f"its range is {magnitude} around {shift}")
-    latent = (x - shift) * (2 * magnitude)
-    return StoredLatent(latent, _size(text.get("image_size")))
+    return config.raw_latent_scale, config.raw_latent_shift or 0.0

@@ -5,8 +5,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from taesd_jax import VARIANTS, AutoencoderTinyConfig, weights
-from taesd_jax.heads import features, scales_of
-from taesd_jax.layers import HALVES, layers_of
+from taesd_jax.model.layers import HALVES, layers_of
+from taesd_jax.model.thumbnails import features, scales_of
 from taesd_jax.weights.names import file_name, tensor_shapes, to_flax
 
 SMALL = AutoencoderTinyConfig(

@@ -1,213 +1,92 @@
-import io
-import json
-import zipfile
+"""Latents raw, packed and patchified, against the pipelines' own arithmetic."""
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from models import latent, random_model
 
-from taesd_jax import VARIANTS, PictureError
-from taesd_jax.latents import SUFFIXES, clipped_share, read_latent, write_latent
-
-TAESD, TAESD3, TAEF2 = VARIANTS["taesd"], VARIANTS["taesd3"], VARIANTS["taef2"]
-
-
-def random_latent(z, n=1, dtype=np.float32):
-    return np.random.default_rng(0).standard_normal((n, 3, 5, z)).astype(dtype)
-
-
-@pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors"])
-@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
-def test_arrays_return_the_same_values(tmp_path, suffix, dtype):
-    latent = random_latent(16, n=2, dtype=dtype)
-    path = tmp_path / f"x{suffix}"
-    write_latent(path, latent, config=TAESD3, image_size=(21, 40))
-    again, size = read_latent(path, config=TAESD3)
-    np.testing.assert_array_equal(again.astype(np.float32), latent.astype(np.float32))
-    assert size == (None if suffix == ".npy" else (21, 40))
-    if suffix == ".safetensors":
-        assert again.dtype == latent.dtype
-
-
-@pytest.mark.parametrize("config", [TAESD, TAESD3, TAEF2], ids=lambda c: c.variant)
-def test_png_keeps_8_bits(tmp_path, config):
-    latent = random_latent(config.latent_channels)
-    path = tmp_path / "x.png"
-    write_latent(path, latent, config=config, image_size=(20, 39))
-    with Image.open(path) as picture:
-        assert picture.size == (5, 3 * config.latent_channels // 4)
-    again, size = read_latent(path, config=config)
-    assert size == (20, 39)
-    assert again.shape == latent.shape
-    # Half of one of 255 steps over [-3, 3].
-    assert np.abs(again - np.clip(latent, -3, 3)).max() <= 3 / 255 + 1e-6
-    write_latent(tmp_path / "y.png", again, config=config, image_size=(20, 39))
-    assert (tmp_path / "y.png").read_bytes() == path.read_bytes()
-
-
-def test_png_of_four_channels_is_the_originals(tmp_path):
-    # The original stores RGBA of round(255 * clip(x / 6 + 0.5, 0, 1)) without any text.
-    latent = random_latent(4)
-    pixels = np.round(np.clip(latent[0] / 6 + 0.5, 0, 1) * 255).astype(np.uint8)
-    write_latent(tmp_path / "ours.png", latent, config=TAESD)
-    with Image.open(tmp_path / "ours.png") as picture:
-        np.testing.assert_array_equal(np.asarray(picture), pixels)
-    Image.fromarray(pixels).save(tmp_path / "theirs.png")
-    a, b = (read_latent(tmp_path / f"{n}.png", config=TAESD) for n in ("ours", "theirs"))
-    np.testing.assert_array_equal(a.latent, b.latent)
-    assert b.image_size is None
-
-
-def test_channels_of_a_png_must_be_the_models(tmp_path):
-    path = tmp_path / "x.png"
-    write_latent(path, random_latent(16), config=TAESD3)
-    with pytest.raises(PictureError, match="taesd needs 4 latent channels, this PNG holds 16"):
-        read_latent(path, config=TAESD)
-    Image.new("RGBA", (8, 8)).save(path)
-    with pytest.raises(PictureError, match="needs 16 latent channels, this PNG holds 4"):
-        read_latent(path, config=TAESD3)
-    Image.new("RGB", (8, 8)).save(path)
-    with pytest.raises(PictureError, match="a latent's PNG must be RGBA, got RGB"):
-        read_latent(path, config=TAESD)
-
-
-def test_what_a_png_cannot_hold(tmp_path):
-    for latent, message in (
-        (random_latent(4, n=2), "holds one latent of a multiple of 4 channels, got shape"),
-        (random_latent(6), "holds one latent of a multiple of 4 channels"),
-        (random_latent(4) * np.nan, "the latent has NaN or infinity"),
-    ):
-        with pytest.raises(PictureError, match=message):
-            write_latent(tmp_path / "x.png", latent, config=TAESD)
-    assert not list(tmp_path.iterdir())
-
-
-def test_clipped_share():
-    latent = np.array([-4.0, -3.0, 0.0, 3.5]).reshape(1, 1, 1, 4)
-    assert clipped_share(latent, TAESD) == 0.5
-
-
-def test_arrays_of_other_programs(tmp_path):
-    latent = random_latent(4)
-    np.save(tmp_path / "x.npy", latent[0])
-    np.testing.assert_array_equal(read_latent(tmp_path / "x.npy", config=TAESD).latent, latent)
-    np.savez(tmp_path / "x.npz", whatever=latent)
-    np.testing.assert_array_equal(read_latent(tmp_path / "x.npz", config=TAESD).latent, latent)
-    np.savez(tmp_path / "x.npz", a=latent, b=latent)
-    with pytest.raises(PictureError, match=r"one array or one named 'latent', got \['a', 'b'\]"):
-        read_latent(tmp_path / "x.npz", config=TAESD)
-
-
-def refuse(path, message):
-    with pytest.raises(PictureError, match=message):
-        read_latent(path, config=TAESD)
-
-
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_broken_files(tmp_path, suffix):
-    path = tmp_path / f"x{suffix}"
-    refuse(path, "no such latent")
-    write_latent(path, random_latent(4), config=TAESD)
-    whole = path.read_bytes()
-    for keep in (0, 9, len(whole) // 2):
-        path.write_bytes(whole[:keep])
-        refuse(path, "not a whole|the picture|expected")
-
-
-def test_arrays_that_are_no_latents(tmp_path):
-    path = tmp_path / "x.npy"
-    for array in (
-        np.zeros((1, 2, 2, 4), np.int32),
-        np.zeros((2, 2), np.float32),
-        np.zeros((1, 0, 2, 4), np.float32),
-        np.zeros((1, 2, 2, 4), complex),
-    ):
-        np.save(path, array)
-        refuse(path, "expected float32, float16")
-    refuse(tmp_path / "x.txt", "a latent's suffix must be one of .npy, .npz, .safetensors, .png")
-    with pytest.raises(PictureError, match="suffix must be one of"):
-        write_latent(tmp_path / "x.pt", random_latent(4), config=TAESD)
-
-
-def test_pickled_arrays_run_nothing(tmp_path):
-    class Trap:
-        def __reduce__(self):
-            return print, ("pwned",)
-
-    np.save(tmp_path / "x.npy", np.array([Trap()], object), allow_pickle=True)
-    refuse(tmp_path / "x.npy", "not a whole .npy file")
-    buffer = io.BytesIO()
-    np.save(buffer, np.array([Trap()], object), allow_pickle=True)
-    with zipfile.ZipFile(tmp_path / "x.npz", "w") as file:
-        file.writestr("latent.npy", buffer.getvalue())
-    refuse(tmp_path / "x.npz", "not a whole .npz file")
+import taesd_jax
+from taesd_jax import VARIANTS, from_raw, pack, patchify, to_raw, unpack, unpatchify
+from taesd_jax.model.validation import check_latent
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("name", "scale", "shift"),
     [
-        "{",
-        "[]",
-        "3",
-        "[" * 10**5,
-        '{"latent_channels": "4"}',
-        '{"latent_channels": 4.0}',
-        '{"magnitude": 0}',
-        '{"shift": "x"}',
-        '{"image_size": [1]}',
-        '{"image_size": 3}',
+        ("taesd", 0.18215, 0.0),
+        ("taesdxl", 0.13025, 0.0),
+        ("taesd3", 1.5305, 0.0609),
+        ("taef1", 0.3611, 0.1159),
+        ("taesana", 0.41407, 0.0),
     ],
 )
-def test_bad_text_in_a_png(tmp_path, text):
-    info = PngInfo()
-    info.add_text("taesd-jax", text)
-    Image.new("RGBA", (8, 8)).save(tmp_path / "x.png", pnginfo=info)
-    refuse(tmp_path / "x.png", "not a whole .png file|this PNG holds ('4'|4.0)")
+def test_raw_latents(name, scale, shift):
+    config = VARIANTS[name]
+    raw = latent(config, (3, 5))
+    model = from_raw(raw, config=config)
+    np.testing.assert_allclose(model, (raw.astype(float) - shift) * scale, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(to_raw(model, config=config), raw, rtol=1e-6, atol=1e-6)
+    assert from_raw(jnp.asarray(raw, jnp.bfloat16), config=config).dtype == jnp.bfloat16
 
 
-def test_the_range_of_a_png_is_stored_with_it(tmp_path):
-    latent = 4 * random_latent(4)
-    wide = TAESD.replace(latent_magnitude=16.0, latent_shift=0.4)
-    write_latent(tmp_path / "x.png", latent, config=wide)
-    again = read_latent(tmp_path / "x.png", config=TAESD).latent
-    assert np.abs(again - latent).max() <= 16 / 255 + 1e-5
+def test_flux2_has_no_such_numbers():
+    for convert in (from_raw, to_raw):
+        with pytest.raises(ValueError, match="taef2 has no raw_latent_scale"):
+            convert(np.zeros((1, 2, 2, 32), "f"), config=VARIANTS["taef2"])
 
 
-def test_other_byte_orders_are_read_and_other_floats_refused(tmp_path):
-    latent = random_latent(4)
-    np.save(tmp_path / "x.npy", latent.astype(">f4"))
-    again = read_latent(tmp_path / "x.npy", config=TAESD).latent
-    assert again.dtype.isnative
-    np.testing.assert_array_equal(again, latent)
-    np.save(tmp_path / "x.npy", latent.astype(np.longdouble))
-    refuse(tmp_path / "x.npy", "expected float32, float16, bfloat16, float64 of shape")
+def test_flux1_tokens():
+    z = latent(VARIANTS["taef1"], (6, 4), n=2)
+    tokens = pack(z)
+    assert tokens.shape == (2, 6, 64)
+    # The pipeline's own way, NCHW: (b, c, h/2, 2, w/2, 2) -> (b, h/2, w/2, c, 2, 2).
+    want = z.transpose(0, 3, 1, 2).reshape(2, 16, 3, 2, 2, 2).transpose(0, 2, 4, 1, 3, 5)
+    np.testing.assert_array_equal(tokens, want.reshape(2, 6, 64))
+    np.testing.assert_array_equal(unpack(tokens, size=(6, 4)), z)
 
 
-def test_files_of_the_wrong_kind(tmp_path):
-    np.save(tmp_path / "x.npy", random_latent(4))
-    (tmp_path / "x.npy").rename(tmp_path / "x.npz")
-    refuse(tmp_path / "x.npz", "not a whole .npz file")
-    np.savez(tmp_path / "y.npz", random_latent(4))
-    (tmp_path / "y.npz").rename(tmp_path / "y.npy")
-    refuse(tmp_path / "y.npy", "expected one array, got NpzFile|not a whole")
-    with zipfile.ZipFile(tmp_path / "z.npz", "w") as file:
-        file.writestr("latent", b"hello")
-    refuse(tmp_path / "z.npz", "expected one array, got bytes")
+def test_flux2_patches():
+    patches = latent(VARIANTS["taef2"].replace(latent_channels=128), (3, 2))
+    # The pipeline's own way, NCHW: (b, c, 2, 2, h, w) -> (b, c, h, 2, w, 2).
+    nchw = patches.transpose(0, 3, 1, 2).reshape(1, 32, 2, 2, 3, 2).transpose(0, 1, 4, 2, 5, 3)
+    want = nchw.reshape(1, 32, 6, 4).transpose(0, 2, 3, 1)
+    np.testing.assert_array_equal(unpatchify(patches), want)
+    np.testing.assert_array_equal(patchify(want), patches)
 
 
-@pytest.mark.parametrize("array", [np.zeros((2, 2, 4)), np.zeros((1, 2, 2, 4), np.int32)])
-def test_what_is_no_latent_is_not_written(tmp_path, array):
-    with pytest.raises(PictureError, match="latent must be floating point \\(n, h, w, z\\), got"):
-        write_latent(tmp_path / "x.npy", array, config=TAESD)
+def test_impossible_shapes_are_refused():
+    with pytest.raises(ValueError, match="even sides"):
+        pack(np.zeros((1, 3, 4, 16), "f"))
+    with pytest.raises(ValueError, match=r"a latent of 4x4 must be \(n, 2 \* 2, 4z\)"):
+        unpack(np.zeros((1, 6, 64), "f"), size=(4, 4))
+    with pytest.raises(ValueError, match="4z"):
+        unpatchify(np.zeros((1, 3, 4, 30), "f"))
 
 
-def test_a_bad_size_in_an_array_file(tmp_path):
-    np.savez(tmp_path / "x.npz", latent=random_latent(4), image_size=np.array([1.5, 2]))
-    refuse(tmp_path / "x.npz", "image_size must be two integers")
-    from safetensors.numpy import save_file
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("taef1", (1, 6, 64), r"packed tokens \(1, 6, 64\).*unpack\(tokens, size=\(h, w\)\)"),
+        ("taef2", (1, 6, 128), "packed tokens"),
+        ("taef2", (1, 3, 2, 128), r"unpatchify\(patches\)"),
+        ("taef2", (1, 128, 3, 2), r"unpatchify\(patches.transpose\(0, 2, 3, 1\)\)"),
+    ],
+)
+def test_the_wrong_form_is_refused(name, shape, message):
+    params, config = random_model(VARIANTS[name])
+    with pytest.raises(ValueError, match=message):
+        taesd_jax.decode(params, np.zeros(shape, "f"), config=config)
 
-    metadata = {"image_size": json.dumps({"h": 1})}
-    save_file({"latent": random_latent(4)}, tmp_path / "x.safetensors", metadata=metadata)
-    refuse(tmp_path / "x.safetensors", "image_size must be two integers")
+
+def test_patches_are_named_whatever_their_size():
+    # As many rows as a latent has channels: FLUX.2 at 512x512.
+    with pytest.raises(ValueError, match="got patches"):
+        check_latent(np.zeros((1, 32, 32, 128), np.float32), VARIANTS["taef2"])
+    with pytest.raises(ValueError, match=r"must be \(n, h, w, 16\), got shape \(1, 64, 128\)$"):
+        check_latent(np.zeros((1, 64, 128), np.float32), VARIANTS["taef1"])
+
+
+@pytest.mark.parametrize("size", [(0, 0), (-4, -6), (4.0, 6)])
+def test_sizes_are_positive_integers(size):
+    with pytest.raises(ValueError, match="size must be two positive integers"):
+        unpack(np.zeros((1, 6, 64), np.float32), size=size)

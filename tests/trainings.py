@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from taesd_jax import AutoencoderTiny, AutoencoderTinyConfig, init
-from taesd_jax.training.pictures import list_pictures
+from taesd_jax.training.crops import list_pictures
 from taesd_jax.training.recipe import Recipe
 from taesd_jax.training.trainer import new_student, train
 

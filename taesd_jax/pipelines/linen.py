@@ -11,7 +11,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
-from ..functional import Params, init
+from ..model.functional import Params, init
 from ..outputs import DecoderOutput
 
 

@@ -14,10 +14,10 @@ from jax import lax
 
 from ..config import AutoencoderTinyConfig
 from ..errors import PictureError
-from ..functional import Params, decode, encode
-from ..images import psnr, read_pixels
-from ..layers import Half
-from .pictures import shrink_square
+from ..io.images import psnr, read_pixels
+from ..model.functional import Params, decode, encode
+from ..model.layers import Half
+from .crops import shrink_square
 from .teachers import Teacher, as_pytree, decode_with, encode_with
 
 # Pictures on a sheet.

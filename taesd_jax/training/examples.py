@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import TrainingError, one_line
-from ..images import from_uint8, to_uint8
-from ..storage import write_files
-from .pictures import Crops, describe_pictures
+from ..io.files import write_files
+from ..io.images import from_uint8, to_uint8
+from .crops import Crops, describe_pictures
 from .recipe import Recipe
 from .records import locked, read_facts
 from .teachers import Teacher, as_pytree, decode_with, encode_with

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from ..config import AutoencoderTinyConfig
-from ..convolutions import Convolve, convolve, narrow
-from ..functional import Params, bind
-from ..layers import Half, changes_size, layers_of
-from ..modules import apply_layer
+from ..model.convolutions import Convolve, convolve, narrow
+from ..model.functional import Params, bind
+from ..model.layers import Half, changes_size, layers_of
+from ..model.modules import apply_layer
 
 
 def stage_features(

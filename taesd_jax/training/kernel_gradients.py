@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..convolutions import Padding, convolve
+from ..model.convolutions import Padding, convolve
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
-from ..functional import Params
+from ..model.functional import Params
 from .recipe import Recipe
 
 # Of Muon's rate: what the biases and the outermost kernels, which Adam moves, are moved with.

@@ -6,7 +6,7 @@ import dataclasses
 from math import inf
 from typing import Any
 
-from ..layers import Half
+from ..model.layers import Half
 
 LATENT_LOSSES = ("mse", "mae", "amplitude")  # of images too, where a decoder is trained
 IMAGE_LOSSES = ("mse_eighth", "dssim", "detail", "texture", "patches", "encoded_patches")

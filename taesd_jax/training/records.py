@@ -10,9 +10,9 @@ from typing import Any
 
 import jax
 
-from .. import storage
 from ..errors import TrainingError, one_line
-from ..storage import write_files
+from ..io import files as storage
+from ..io.files import write_files
 from .state import State
 
 Event = dict[str, Any]

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from ..config import AutoencoderTinyConfig
-from ..functional import Params
-from ..layers import split_layers
+from ..model.functional import Params
+from ..model.layers import split_layers
 from .discriminator import Buffer, init_discriminator, new_buffer
 from .optimizers import critic_optimizer, optimizer_of
 from .recipe import Recipe

@@ -14,9 +14,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
-from ..convolutions import Convolve, convolve
-from ..functional import Params, decode, is_sharded
-from ..layers import Half
+from ..model.convolutions import Convolve, convolve
+from ..model.functional import Params, decode, is_sharded
+from ..model.layers import Half
 from .discriminator import Buffer, corrected_target, discriminator_loss, replay
 from .features import feature_distance, response_distance, stage_features
 from .kernel_gradients import convolve_quickly

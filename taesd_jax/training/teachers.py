@@ -13,9 +13,9 @@ import numpy as np
 from jax.tree_util import Partial
 
 from ..autoencoder import AutoencoderTiny
-from ..functional import decode, encode
-from ..images import from_uint8
-from ..layers import HALVES, Half
+from ..io.images import from_uint8
+from ..model.functional import decode, encode
+from ..model.layers import HALVES, Half
 from .features import responses, stage_features
 from .losses import sharpen
 from .recipe import Recipe

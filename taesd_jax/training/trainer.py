@@ -16,19 +16,19 @@ from jax.sharding import Mesh
 from .. import weights
 from ..config import AutoencoderTinyConfig
 from ..errors import TrainingError
-from ..functional import Params, init
-from ..images import from_uint8, write_image
-from ..layers import HALVES, Half, layers_of
-from ..sharding import replicate, shard_images
-from .checks import check_arguments, check_finite
+from ..io.images import from_uint8, write_image
+from ..model.functional import Params, init
+from ..model.layers import HALVES, Half, layers_of
+from ..strategies.sharding import replicate, shard_images
+from .crops import RECIPE_FILE, Crops, describe_pictures
 from .evaluation import HeldOut
 from .examples import Answers, batches
-from .pictures import RECIPE_FILE, Crops, describe_pictures
 from .recipe import Recipe
 from .records import Checkpoints, Event, Log, claim, locked
 from .state import init_state
 from .step import make_step
 from .teachers import Teacher, as_pytree, digest_of, teacher_digest
+from .validation import check_arguments, check_finite
 
 # First crops that the teacher's response is measured with.
 _EXAMPLES = 16

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..config import AutoencoderTinyConfig
 from ..errors import CheckpointError
-from ..layers import Half
+from ..model.layers import Half
 from . import files, names, sources
 from .names import Scheme, Shape
 from .recognition import difference, recognise

@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ..errors import CheckpointError
-from ..layers import HALVES, Half, Layer
+from ..model.layers import HALVES, Half, Layer
 
 Scheme = Literal["original", "module", "diffusers", "comfyui", "flax"]
 Shape = tuple[int, ...]

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..config import VARIANTS, AutoencoderTinyConfig
 from ..errors import CheckpointError
-from ..layers import HALVES, Half, layers_of
+from ..model.layers import HALVES, Half, layers_of
 from .names import Shape, tensor_shapes
 
 Shapes = Mapping[Half, Mapping[str, Shape]]

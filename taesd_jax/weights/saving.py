@@ -12,8 +12,8 @@ import numpy as np
 
 from ..config import AutoencoderTinyConfig
 from ..errors import CheckpointError
-from ..layers import HALVES, Half, layers_of
-from ..storage import write_files
+from ..io.files import write_files
+from ..model.layers import HALVES, Half, layers_of
 from . import names, sources
 from .files import DTYPES, to_bytes
 from .names import Scheme

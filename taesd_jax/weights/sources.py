@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..config import VARIANTS
 from ..errors import CheckpointError, CheckpointNotFoundError
-from ..layers import HALVES, Half
+from ..model.layers import HALVES, Half
 from .pins import PINS, check_file
 
 DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"

@@ -1,0 +1,91 @@
+"""`taesd-jax info`, `convert` and `verify`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from .. import weights
+from ..errors import CheckpointError
+from ..io.files import write_files
+from ..weights.sources import PICKLES
+from .options import convert_package, load_checkpoint
+
+
+def info(args: argparse.Namespace) -> int:
+    """Say what a checkpoint holds."""
+    params, config, scheme = load_checkpoint(args.model)
+    halves = {}
+    for half, tree in params.items():
+        leaves = jax.tree.leaves(tree)
+        halves[half] = {
+            "parameters": sum(leaf.size for leaf in leaves),
+            "dtype": ", ".join(sorted({leaf.dtype.name for leaf in leaves})),
+        }
+    same = config.same_architecture
+    report = {"variant": config.variant, "same_architecture": same, "names": scheme}
+    report |= {"spatial_factor": config.spatial_factor, "halves": halves}
+    if args.json:
+        print(json.dumps(report | {"config": config.to_dict()}, indent=2))
+        return 0
+    print(f"variant         {config.variant or ' or '.join(same) or 'not a published one'}")
+    print(f"key names       {scheme}")
+    print(f"latent          {config.latent_channels} channels, 1/{config.spatial_factor} size")
+    for half, part in halves.items():
+        widths = getattr(config, f"{half}_block_out_channels")
+        blocks = getattr(config, f"num_{half}_blocks")
+        print(f"{half:<16}{part['parameters']:,} parameters, {part['dtype']}")
+        print(f"{'':<16}widths {_list(widths)}, blocks {_list(blocks)}")
+    if config.pool_channels:
+        print(f"GroupNorm       {config.pool_channels} channels in the blocks at latent resolution")
+    for half in ("encoder", "decoder"):
+        if half not in params:
+            print(f"{half:<16}absent; {weights.missing_file(config.name_or_path, half)}")
+    return 0
+
+
+def convert(args: argparse.Namespace) -> int:
+    """Convert a checkpoint to another layout."""
+    suffix = Path(args.target).suffix.lower()
+    layout = args.to or ("flax" if suffix == ".safetensors" else "diffusers")
+    if layout in ("flax", "comfyui") and suffix != ".safetensors":
+        raise CheckpointError(f"layout {layout!r} is one file: let {args.target} end .safetensors")
+    if layout not in ("flax", "comfyui") and suffix in (".safetensors", *PICKLES):
+        wanted = "a folder" if layout == "diffusers" else "PATH for PATH_encoder and PATH_decoder"
+        hint = "; for .pth files add --to pth" if layout == "diffusers" and suffix != "" else ""
+        raise CheckpointError(
+            f"layout {layout!r} takes {wanted}: name {args.target} without {suffix}{hint}"
+        )
+    params, config, scheme = load_checkpoint(args.model)
+    if args.variant:
+        if args.variant not in config.same_architecture:
+            raise CheckpointError(f"{args.model} does not have the architecture of {args.variant}")
+        config = config.labelled(args.variant)
+    if args.dtype:
+        with np.errstate(over="ignore"):  # what overflows is refused when it is written
+            params = jax.tree.map(lambda p: p.astype(np.dtype(args.dtype)), params)
+    if layout == "pth":
+        written = convert_package().save_pth(args.target, params, config)
+    else:
+        written = weights.save(args.target, params, config, layout=layout)
+    for path in written:
+        print(f"{path}: {layout} from {scheme} names, {path.stat().st_size:,} bytes")
+    return 0
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Compare with PyTorch layer by layer; exit status 1 if a bound is broken."""
+    params, config, _ = load_checkpoint(args.model)
+    report = convert_package().parity_report(params, config, image=args.picture, seed=args.seed)
+    if args.json:
+        write_files({Path(args.json): (json.dumps(report.to_dict(), indent=2) + "\n").encode()})
+    print(report.table())
+    return 0 if report.ok else 1
+
+
+def _list(values: tuple[int, ...]) -> str:
+    return " ".join(map(str, values))

@@ -1,1 +1,0 @@
-"""The subcommands of `taesd-jax`, a function each that takes the parsed arguments."""

@@ -1,0 +1,1 @@
+"""What is computed: the list of layers, its Flax modules, and encode and decode as functions."""

@@ -1,0 +1,137 @@
+"""Each half of a model as one flat list of layers; needs no jax.
+
+The list is the single description of the architecture: the forward pass, the names of every key
+scheme and the recognition of checkpoints are derived from it. Its order and indices are those of
+the published `nn.Sequential`; an upsample is merged into the convolution behind it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal
+
+from ..config import AutoencoderTinyConfig
+
+Half = Literal["encoder", "decoder"]
+HALVES: tuple[Half, Half] = ("encoder", "decoder")
+
+POOL_GROUPS = 4
+POOL_EPSILON = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One layer of a half.
+
+    Attributes:
+        index: Place in the published sequence; for "upsample_conv" that of the convolution.
+        kind: "clamp" is tanh(x / 3) * 3; "conv" and "upsample_conv" are 3x3 with zero padding 1.
+        in_channels: Width of the input.
+        out_channels: Width of the output.
+        stride: 2 where the layer halves the size.
+        bias: Whether a convolution has a bias.
+        pool_channels: Hidden width of a block's GroupNorm branch, 0 for none.
+    """
+
+    index: int
+    kind: Literal["clamp", "activation", "conv", "block", "upsample_conv"]
+    in_channels: int
+    out_channels: int
+    stride: int = 1
+    bias: bool = True
+    pool_channels: int = 0
+
+    @property
+    def name(self) -> str:
+        """Attribute of the Flax module and key of the params."""
+        return f"layers_{self.index}"
+
+
+def layers_of(half: Half, config: AutoencoderTinyConfig) -> tuple[Layer, ...]:
+    """List the layers of a half, input first.
+
+    >>> [layer.index for layer in layers_of("decoder", AutoencoderTinyConfig())]
+    [0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 12, 13, 14, 15, 17, 18, 19]
+    """
+    return tuple(_encoder(config) if half == "encoder" else _decoder(config))
+
+
+def changes_size(layer: Layer) -> bool:
+    """Return whether a layer halves or doubles the size."""
+    return layer.kind == "upsample_conv" or layer.stride == 2
+
+
+def stages_of(half: Half, config: AutoencoderTinyConfig) -> int:
+    """Count the changes of size at which a half can be split.
+
+    >>> stages_of("encoder", AutoencoderTinyConfig())
+    3
+    """
+    return len(_cuts(half, layers_of(half, config)))
+
+
+def split_layers(
+    half: Half, config: AutoencoderTinyConfig, whole: int
+) -> tuple[tuple[Layer, ...], tuple[Layer, ...]]:
+    """Split a half into its `whole` stages nearest the latent and the rest.
+
+    A decoder runs the first part first, an encoder the second.
+
+    Raises:
+        ValueError: There are fewer stages.
+    """
+    layers = layers_of(half, config)
+    if not whole:
+        return (), layers
+    cuts = _cuts(half, layers)
+    if whole > len(cuts):
+        raise ValueError(f"this {half} cannot be split behind {whole} stages, it has {len(cuts)}")
+    cut = cuts[whole - 1]
+    first, second = layers[:cut], layers[cut:]
+    return (first, second) if half == "decoder" else (second, first)
+
+
+def _cuts(half: Half, layers: tuple[Layer, ...]) -> list[int]:
+    found = [i for i, layer in enumerate(layers) if changes_size(layer)]
+    return found if half == "decoder" else [i for i in found[::-1] if i > 0]
+
+
+def _encoder(config: AutoencoderTinyConfig) -> Iterator[Layer]:
+    index, width = 0, config.in_channels
+    for stem in config.encoder_stem_channels:
+        yield Layer(index, "conv", width, stem, stride=2)
+        yield Layer(index + 1, "activation", stem, stem)
+        index, width = index + 2, stem
+    stages = list(zip(config.encoder_block_out_channels, config.num_encoder_blocks, strict=True))
+    for stage, (wide, blocks) in enumerate(stages):
+        if stage:
+            out = wide if config.width_change == "conv" else width
+            yield Layer(index, "conv", width, out, stride=2, bias=False)
+            index, width = index + 1, out
+        elif not config.encoder_stem_channels:
+            yield Layer(index, "conv", width, wide)
+            index, width = index + 1, wide
+        pool = config.pool_channels if stage == len(stages) - 1 else 0
+        for _ in range(blocks):
+            yield Layer(index, "block", width, wide, pool_channels=pool)
+            index, width = index + 1, wide
+    yield Layer(index, "conv", width, config.latent_channels)
+
+
+def _decoder(config: AutoencoderTinyConfig) -> Iterator[Layer]:
+    widths, z = config.decoder_block_out_channels, config.latent_channels
+    yield Layer(0, "clamp", z, z)
+    yield Layer(1, "conv", z, widths[0])
+    yield Layer(2, "activation", widths[0], widths[0])
+    index, width = 3, widths[0]
+    for stage, (wide, blocks) in enumerate(zip(widths, config.num_decoder_blocks, strict=True)):
+        if stage:
+            out = wide if config.width_change == "conv" else width
+            yield Layer(index + 1, "upsample_conv", width, out, bias=False)
+            index, width = index + 2, out
+        pool = 0 if stage else config.pool_channels
+        for _ in range(blocks):
+            yield Layer(index, "block", width, wide, pool_channels=pool)
+            index, width = index + 1, wide
+    yield Layer(index, "conv", width, config.out_channels)

@@ -1,0 +1,1 @@
+"""Previews out of a running sampler, and where they go."""

@@ -1,0 +1,151 @@
+"""What to do with previews: files, an animation, a notebook, a terminal."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import PictureError
+from ..io.files import write_files
+
+
+class SaveFrames:
+    """Save each picture as a numbered PNG, `folder/step_00012.png`.
+
+    Further ones of a step, as vmap and other devices give them, get a second number.
+
+    Args:
+        folder: Where; made if it is missing.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]):
+        self.folder = Path(folder)
+        self._seen: Counter[int] = Counter()
+
+    def __call__(self, step: int, pixels: np.ndarray) -> None:
+        """Save a picture."""
+        again = f"_{self._seen[step]}" if self._seen[step] else ""
+        self._seen[step] += 1
+        write_files({self.folder / f"step_{step:05}{again}.png": _png(side_by_side(pixels))})
+
+
+class WriteAnimation:
+    """Write all pictures as one animation when the stream is closed.
+
+    Args:
+        path: A .gif or .webp file.
+        seconds: How long each picture stands; the last stands five times as long.
+
+    Raises:
+        PictureError: The suffix is another.
+        ValueError: The seconds are not positive.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, seconds: float = 0.1):
+        self.path, self.seconds = Path(path), seconds
+        if self.path.suffix.lower() not in (".gif", ".webp"):
+            raise PictureError(f"{path}: an animation must be .gif or .webp")
+        if not seconds > 0:
+            raise ValueError(f"seconds must be positive, got {seconds}")
+        self._frames: list[tuple[int, np.ndarray]] = []
+
+    def __call__(self, step: int, pixels: np.ndarray) -> None:
+        """Keep a picture."""
+        self._frames.append((step, side_by_side(pixels)))
+
+    def close(self) -> None:
+        """Write the animation, in the order of steps."""
+        from PIL import Image
+
+        if not self._frames:
+            return
+        in_order = sorted(self._frames, key=lambda frame: frame[0])
+        frames = [Image.fromarray(pixels) for _, pixels in in_order]
+        milliseconds = round(1000 * self.seconds)
+        durations = [milliseconds] * (len(frames) - 1) + [5 * milliseconds]
+        buffer = io.BytesIO()
+        kind = "GIF" if self.path.suffix.lower() == ".gif" else "WEBP"
+        frames[0].save(
+            buffer, kind, save_all=True, append_images=frames[1:], duration=durations, loop=0
+        )
+        write_files({self.path: buffer.getvalue()})
+
+
+class ShowInNotebook:
+    """Show the newest picture in the output of the notebook cell that makes this."""
+
+    def __init__(self):
+        try:
+            from IPython import display  # pyright: ignore[reportMissingImports]
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "notebooks need IPython: pip install 'taesd-jax[notebooks]'"
+            ) from error
+        self._image = display.Image
+        self._handle = display.DisplayHandle()
+        self._handle.display(display.Markdown("*waiting*"))
+
+    def __call__(self, step: int, pixels: np.ndarray) -> None:
+        """Replace the picture."""
+        self._handle.update(self._image(_png(side_by_side(pixels)), alt=f"step {step}"))
+
+
+class ShowInTerminal:
+    """Show the newest picture in the terminal, two pixels to a character.
+
+    Args:
+        width: Columns of the terminal to use.
+        console: A `rich.console.Console`; standard output without it.
+    """
+
+    def __init__(self, *, width: int = 64, console: Any = None):
+        try:
+            from rich.live import Live
+            from rich.text import Text
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "the terminal needs rich: pip install 'taesd-jax[terminal]'"
+            ) from error
+        self.width, self._text = width, Text
+        self._live = Live(console=console, auto_refresh=False)
+        self._live.start()
+
+    def __call__(self, step: int, pixels: np.ndarray) -> None:
+        """Replace the picture."""
+        from PIL import Image
+
+        picture = Image.fromarray(side_by_side(pixels))
+        height = max(1, round(picture.height * self.width / picture.width / 2))
+        small = np.asarray(picture.resize((self.width, 2 * height)))
+        text = self._text(f"step {step}\n")
+        for upper, lower in zip(small[::2], small[1::2], strict=True):
+            for (r, g, b), (r2, g2, b2) in zip(upper.tolist(), lower.tolist(), strict=True):
+                text.append("▀", f"rgb({r},{g},{b}) on rgb({r2},{g2},{b2})")
+            text.append("\n")
+        self._live.update(text, refresh=True)
+
+    def close(self) -> None:
+        """Leave the last picture standing."""
+        self._live.stop()
+
+
+def side_by_side(pixels: np.ndarray) -> np.ndarray:
+    """Put the images (n, h, w, 3) of a batch into one row (h, n * w, 3).
+
+    >>> side_by_side(np.zeros((2, 8, 16, 3), np.uint8)).shape
+    (8, 32, 3)
+    """
+    return np.concatenate(list(pixels), axis=1)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

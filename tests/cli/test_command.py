@@ -1,0 +1,303 @@
+"""The command, as a user runs it."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from models import SMALL, random_model
+from PIL import Image
+
+import taesd_jax
+from taesd_jax.cli import main
+from taesd_jax.io.images import psnr, read_image, to_uint8, write_image
+
+
+@pytest.fixture
+def folder(working_folder):
+    """An empty working folder with a small model in it."""
+    params, config = random_model(SMALL)
+    taesd_jax.save("m.safetensors", params, config, layout="flax")
+    return working_folder
+
+
+@pytest.fixture
+def picture(folder, photos):
+    """A photograph of 37 x 21 pixels, which 8 does not divide."""
+    write_image("cat.png", photos["cat"][100:121, 100:137])
+    return folder / "cat.png"
+
+
+def run(capsys, *args, status=0):
+    assert main([*map(str, args)]) == status
+    out, err = capsys.readouterr()
+    return out if status == 0 else err
+
+
+def refuse(capsys, message, *args):
+    err = run(capsys, *args, status=1)
+    assert re.search(message, err), err
+    assert err.startswith("taesd-jax: error: ")
+    assert "Traceback" not in err
+    return err
+
+
+@pytest.mark.parametrize("format_", ["npz", "npy", "safetensors", "png"])
+def test_encode_then_decode(capsys, picture, format_):
+    out = run(capsys, "encode", picture, "--model", "m.safetensors", "--format", format_)
+    assert f"cat.latent.{format_}: latent 3x5x4" in out
+    latent = picture.with_name(f"cat.latent.{format_}")
+    out = run(capsys, "decode", latent, "--model", "m.safetensors")
+    size = "40x24" if format_ == "npy" else "37x21"
+    assert f"cat.decoded.png: {size}" in out
+    decoded = read_image("cat.decoded.png")
+    vae = taesd_jax.AutoencoderTiny.from_pretrained("m.safetensors")
+    image = read_image(picture)
+    padded = np.pad(image, ((0, 3), (0, 3), (0, 0)), mode="edge")[None]
+    expected = np.asarray((vae(padded) if format_ == "png" else vae.decode(
+        vae.encode(padded).latents)).sample)[0]  # fmt: skip
+    h, w = decoded.shape[:2]
+    difference = to_uint8(decoded).astype(int) - to_uint8(expected[:h, :w])
+    # A rounding to 8 bits may fall the other way where XLA fused another program.
+    assert np.abs(difference).max() <= 1
+
+
+def test_roundtrip_writes_both_side_by_side(capsys, picture):
+    out = run(capsys, "roundtrip", picture, "--model", "m.safetensors", "-o", "both.png")
+    both, image = read_image("both.png"), read_image(picture)
+    assert both.shape == (21, 74, 3)
+    np.testing.assert_array_equal(both[:, :37], image)
+    stated = float(re.search(r"37x21, PSNR (-?[\d.]+) dB", out)[1])
+    assert stated == pytest.approx(psnr(image, both[:, 37:]), abs=0.005)
+
+
+def test_several_pictures_and_globs(capsys, picture):
+    shutil.copy(picture, "dog.png")
+    out = run(capsys, "encode", "*.png", "cat.png", "--model", "m.safetensors", "-o", "out/")
+    assert "[1/2] out/cat.latent.npz" in out
+    assert "[2/2] out/dog.latent.npz" in out
+    assert sorted(os.listdir("out")) == ["cat.latent.npz", "dog.latent.npz"]
+    run(capsys, "decode", "out/*.npz", "--model", "m.safetensors", "-o", "out")
+    assert sorted(os.listdir("out"))[1::2] == ["cat.latent.npz", "dog.latent.npz"]
+    assert sorted(os.listdir("out"))[::2] == ["cat.decoded.png", "dog.decoded.png"]
+
+
+def test_one_broken_picture_does_not_stop_the_others(capsys, picture):
+    (picture.parent / "a.png").write_text("no picture")
+    assert main(["encode", "a.png", "cat.png", "--model", "m.safetensors"]) == 1
+    out, err = capsys.readouterr()
+    assert "[2/2] cat.latent.npz" in out
+    assert err.count("\n") == 1
+    assert err.startswith("taesd-jax: error: [1/2] a.png: not a whole picture")
+    assert not os.path.exists("a.latent.npz")
+
+
+def test_links_in_a_loop_and_pipes_do_not_stop_the_others(capsys, picture):
+    os.symlink("loop.jpg", "loop.jpg")
+    os.mkfifo("pipe.npy")
+    args = ["loop.jpg", "pipe.npy", picture, "--model", "m.safetensors", "-o", "out/"]
+    err = run(capsys, "encode", *args, status=1)
+    assert "loop.jpg" in err.splitlines()[0]
+    assert "pipe.npy: expected a file, got a pipe or a device" in err
+    assert len(os.listdir("out")) == 1
+
+
+def test_a_batch_of_latents_gives_numbered_pictures(capsys, folder):
+    np.save("z.npy", np.random.default_rng(0).standard_normal((2, 2, 3, 4)).astype(np.float32))
+    run(capsys, "decode", "z.npy", "--model", "m.safetensors", "-o", "z.png")
+    assert sorted(p for p in os.listdir() if p.endswith("png")) == ["z-0.png", "z-1.png"]
+
+
+def test_nchw_latents(capsys, folder):
+    z = np.random.default_rng(0).standard_normal((1, 2, 3, 4)).astype(np.float32)
+    np.save("nhwc.npy", z)
+    np.save("nchw.npy", z.transpose(0, 3, 1, 2))
+    message = r"nchw.npy: .*looks like NCHW, .*; pass --layout nchw"
+    refuse(capsys, message, "decode", "nchw.npy", "--model", "m.safetensors")
+    run(capsys, "decode", "nchw.npy", "--layout", "nchw", "--model", "m.safetensors", "-o", "a.png")
+    run(capsys, "decode", "nhwc.npy", "--model", "m.safetensors", "-o", "b.png")
+    np.testing.assert_array_equal(read_image("a.png"), read_image("b.png"))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_dtype_and_device(capsys, picture, dtype):
+    options = "--model", "m.safetensors", "--dtype", dtype, "--device", "cpu"
+    run(capsys, "encode", picture, "-o", "z.safetensors", *options)
+    from safetensors import safe_open
+
+    with safe_open("z.safetensors", framework="numpy") as file:
+        assert file.get_tensor("latent").dtype.name == dtype
+        assert json.loads(file.metadata()["image_size"]) == [21, 37]
+    run(capsys, "decode", "z.safetensors", *options)
+    refuse(capsys, "no device 'tpu' here; there is cpu", "decode", "z.safetensors",
+           "--model", "m.safetensors", "--device", "tpu")  # fmt: skip
+
+
+def test_clipping_by_a_png_is_told(capsys, picture):
+    params, config = random_model(SMALL)
+    params["encoder"]["layers_14"]["bias"] += 10
+    taesd_jax.save("loud.safetensors", params, config, layout="flax")
+    out = run(capsys, "encode", picture, "--model", "loud.safetensors", "--format", "png")
+    assert re.search(r"100.00% of values clipped to 8 bits' range", out)
+
+
+def test_outputs_never_replace_inputs_or_each_other(capsys, picture):
+    options = "--model", "m.safetensors"
+    before = picture.read_bytes()
+    refuse(
+        capsys, "cat.png is an input; name another", "roundtrip", picture, "-o", picture, *options
+    )
+    os.mkdir("other")
+    shutil.copy(picture, "other/cat.png")
+    message = "cat.png and other/cat.png would both be written to out/cat.latent.npz"
+    refuse(capsys, message, "encode", "cat.png", "other/cat.png", "-o", "out", *options)
+    refuse(capsys, "2 results need a folder, but m.safetensors is a file", "encode", "cat.png",
+           "other/cat.png", "-o", "m.safetensors", *options)  # fmt: skip
+    assert picture.read_bytes() == before
+    assert not os.path.exists("out")
+
+
+def test_format_and_output_must_agree(capsys, picture):
+    options = "--model", "m.safetensors"
+    message = "z.npy does not end .png; leave out --format or -o"
+    refuse(capsys, message, "encode", picture, "-o", "z.npy", "--format", "png", *options)
+    run(capsys, "encode", picture, "-o", "z.npy", *options)
+    assert np.load("z.npy").shape == (1, 3, 5, 4)
+
+
+def test_patterns_leave_out_our_own_results(capsys, picture):
+    options = "--model", "m.safetensors"
+    for _ in range(2):
+        out = run(capsys, "roundtrip", "*.png", *options)
+        assert out.startswith("cat.png: 37x21")
+    run(capsys, "encode", "*.png", "./cat.png", "--format", "png", *options)
+    assert sorted(os.listdir()) == [
+        "cat.latent.png", "cat.png", "cat.roundtrip.png", "m.safetensors"
+    ]  # fmt: skip
+
+
+def test_errors_of_any_kind_stay_one_line(capsys, folder, monkeypatch):
+    from taesd_jax.commands import options
+
+    def fail(source):
+        raise MemoryError("too\nmuch")
+
+    monkeypatch.setattr(options, "load_checkpoint", fail)
+    np.save("z.npy", np.zeros((1, 2, 2, 4), np.float32))
+    assert refuse(capsys, "MemoryError: too", "decode", "z.npy", "--model", "x")
+    with pytest.raises(MemoryError):
+        main(["--debug", "decode", "z.npy", "--model", "x"])
+
+
+def test_config_warnings_are_one_line(capsys, folder):
+    taesd_jax.save("d", *random_model(SMALL))
+    fields = json.loads((folder / "d" / "config.json").read_text()) | {"sampel": 1}
+    (folder / "d" / "config.json").write_text(json.dumps(fields))
+    assert main(["info", "d"]) == 0
+    err = capsys.readouterr().err
+    assert err == "taesd-jax: warning: config fields unknown here are ignored: ['sampel']\n"
+
+
+def test_errors_are_one_line(capsys, picture):
+    for message, args in (
+        ("no checkpoint './nothing'", ["roundtrip", "cat.png", "--model", "./nothing"]),
+        ("no file matches 'x\\*.png'", ["roundtrip", "x*.png", "--model", "m.safetensors"]),
+        ("no such picture: x.png", ["roundtrip", "x.png", "--model", "m.safetensors"]),
+        ("no such latent: x.npy", ["decode", "x.npy", "--model", "m.safetensors"]),
+        ("suffix must be one of", ["decode", "cat.jpg", "--model", "m.safetensors"]),
+        ("unknown picture format", ["roundtrip", "cat.png", "-o", "x.zip", "--model",
+                                    "m.safetensors"]),
+    ):  # fmt: skip
+        assert refuse(capsys, message, *args).count("\n") == 1
+    with pytest.raises(taesd_jax.CheckpointNotFoundError):
+        main(["info", "./nothing", "--debug"])
+    with pytest.raises(SystemExit) as exit_:
+        main(["explode"])
+    assert exit_.value.code == 2
+
+
+def test_half_a_model_says_so_before_any_work(capsys, picture):
+    params, config = random_model(SMALL)
+    del params["encoder"]
+    taesd_jax.save("half", params, config, layout="original")
+    message = (
+        "the encoder is not loaded; half has no encoder; add the missing file half_encoder.saf"
+    )
+    refuse(capsys, message, "roundtrip", picture, "--model", "half")
+    np.save("z.npy", np.zeros((1, 2, 2, 4), np.float32))
+    run(capsys, "decode", "z.npy", "--model", "half")
+
+
+def test_a_latent_that_lies_about_its_picture(capsys, folder):
+    np.savez("z.npz", latent=np.zeros((1, 2, 2, 4), np.float32), image_size=np.array([17, 9]))
+    message = "z.npz: it says its picture was 9x17, but it decodes to 16x16"
+    refuse(capsys, message, "decode", "z.npz", "--model", "m.safetensors")
+
+
+def test_info(capsys, folder):
+    out = run(capsys, "info", "m.safetensors")
+    assert "variant         not a published one" in out
+    assert "key names       flax" in out
+    assert "latent          4 channels, 1/8 size" in out
+    report = json.loads(run(capsys, "info", "m.safetensors", "--json"))
+    assert report["halves"]["encoder"]["dtype"] == "float32"
+    assert report["config"]["encoder_block_out_channels"] == [8, 8, 8, 8]
+    params = taesd_jax.init(jax.random.key(0), config=taesd_jax.VARIANTS["taesd"])
+    del params["decoder"]
+    taesd_jax.save("x", params, taesd_jax.AutoencoderTinyConfig(), layout="original")
+    out = run(capsys, "info", "x")
+    assert "variant         taesd or taesdxl" in out
+    assert "encoder         1,222,532 parameters, float32" in out
+    assert "decoder         absent; add the missing file x_decoder.safetensors" in out
+
+
+def test_convert_between_layouts(capsys, folder):
+    params, _ = random_model(SMALL)
+    run(capsys, "convert", "m.safetensors", "d")
+    run(capsys, "convert", "d", "o", "--to", "original")
+    run(capsys, "convert", "o", "c.safetensors", "--to", "comfyui", "--variant", "taesd", status=1)
+    run(capsys, "convert", "o", "f.safetensors")
+    out = run(capsys, "convert", "f.safetensors", "h.safetensors", "--dtype", "bfloat16")
+    assert "h.safetensors: flax from flax names" in out
+    again = taesd_jax.load("f.safetensors").params
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    half = taesd_jax.load("h.safetensors").params
+    assert {p.dtype.name for p in jax.tree.leaves(half)} == {"bfloat16"}
+    assert sorted(os.listdir("d")) == ["config.json", "diffusion_pytorch_model.safetensors"]
+    for target, layout in (("x.safetensors", "original"), ("x.pth", "pth"), ("x.PTH", None)):
+        args = ["convert", "d", target, *(["--to", layout] if layout else [])]
+        refuse(capsys, "layout '.*' takes .*: name x.* without .", *args)
+    loud = jax.tree.map(lambda p: p * 1e6, params)
+    taesd_jax.save("loud.safetensors", loud, SMALL, layout="flax")
+    message = "params must be finite"
+    refuse(capsys, message, "convert", "loud.safetensors", "x", "--dtype", "float16")
+    assert not os.path.exists("x")
+    refuse(capsys, "layout 'flax' is one file: let x end .safetensors",
+           "convert", "d", "x", "--to", "flax")  # fmt: skip
+    refuse(capsys, "does not have the architecture of taesd3", "convert", "d", "x",
+           "--variant", "taesd3")  # fmt: skip
+
+
+def test_it_runs_as_a_module_and_a_script(folder, photos):
+    write_image("cat.png", photos["cat"][:16, :16])
+    args = ["roundtrip", "cat.png", "--model", "m.safetensors"]
+    done = subprocess.run(
+        [sys.executable, "-m", "taesd_jax", *args], capture_output=True, text=True, check=True
+    )
+    assert "PSNR" in done.stdout
+    assert done.stderr == ""
+    script = shutil.which("taesd-jax", path=os.path.dirname(sys.executable))
+    assert script, "the script is not installed"
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", done.stdout)
+
+
+def test_pictures_come_out_as_pictures(capsys, picture):
+    run(capsys, "roundtrip", picture, "--model", "m.safetensors", "-o", "x.jpg")
+    with Image.open("x.jpg") as file:
+        assert (file.format, file.size) == ("JPEG", (74, 21))

@@ -1,0 +1,182 @@
+"""Ctrl-C, broken pipes, names that are no text: the usual status, one line, no partial file."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models import SMALL, random_model
+
+import taesd_jax
+from taesd_jax import cli
+from taesd_jax.io.images import write_image
+
+
+@pytest.fixture
+def work(working_folder):
+    """Make a folder with a model and a picture."""
+    taesd_jax.save("model.safetensors", *random_model(SMALL), layout="flax")
+    rng = np.random.default_rng(0)
+    write_image("picture-0.png", rng.uniform(-1, 1, (40, 40, 3)).astype("f4"))
+    return working_folder
+
+
+# Started in the background of a shell, as tests may be, a process ignores Ctrl-C.
+TERMINAL = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from taesd_jax import cli
+print("imported", file=sys.stderr, flush=True)
+cli.run()
+"""
+LONG = {
+    "decode": "decode large.npy --model model.safetensors -o out.npy",
+    "fit-heads": "fit-heads large-0.png large-1.png --model model.safetensors -o out.safetensors",
+    "train": "train decoder . --init model.safetensors -o run --side 32 --steps 100000 --batch 2",
+    "bench": "bench --sizes 512 --peers none --rounds 500 --json out",
+}
+
+
+@pytest.fixture
+def long_work(work):
+    """Add a large latent and large pictures."""
+    rng = np.random.default_rng(0)
+    np.save("large.npy", rng.standard_normal((1, 2048, 256, 4)).astype("f4"))
+    for i in range(2):
+        write_image(f"large-{i}.png", rng.uniform(-1, 1, (400, 400, 3)).astype("f4"))
+    return work
+
+
+def start_in_terminal(arguments):
+    command = [sys.executable, "-c", TERMINAL, *arguments.split()]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr.readline() == "imported\n"
+    return process
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_ctrl_c(name, long_work):
+    before = set(long_work.rglob("*"))
+    process = start_in_terminal(LONG[name])
+    seconds = random.uniform(2, 5)
+    time.sleep(seconds)  # in the midst of compiling, or of computing
+    assert process.poll() is None, process.stderr.read()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, (seconds, err)
+    assert "Traceback" not in err, seconds
+    left = {path.name for path in set(long_work.rglob("*")) - before}
+    assert not [name for name in left if name.startswith("out") or name.endswith(".tmp")], left
+    assert not list(long_work.glob("run/model*"))
+
+
+def test_an_interrupted_decode_goes_on(work, capsys):
+    # Long enough to be met in its midst, and decoded to its end twice.
+    np.save("large.npy", np.random.default_rng(0).standard_normal((1, 1024, 64, 4)).astype("f4"))
+    process = start_in_terminal(LONG["decode"])
+    # It writes beside the target, and says there how far it is.
+    while not list(work.glob(".out.partial*.json")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert not Path("out.npy").exists()
+    assert cli.main(LONG["decode"].split()) == 0
+    assert "resumed at row" in capsys.readouterr().out
+    got = np.load("out.npy")
+    Path("out.npy").unlink()
+    assert cli.main(LONG["decode"].split()) == 0
+    np.testing.assert_array_equal(got, np.load("out.npy"))
+
+
+def start(*arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "taesd_jax", *arguments],
+        stdout=options.pop("stdout", subprocess.PIPE),
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"} | options,
+    )
+
+
+def test_a_broken_pipe(work):
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = start("info", "model.safetensors", "--json", stdout=writer)
+    os.close(writer)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (141, "")
+
+
+@pytest.mark.parametrize("arguments", [["info", "nothing"], ["decode", "nothing.npz"]])
+def test_errors_are_one_line_and_have_a_trace_on_request(arguments, work):
+    process = start(*arguments)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("taesd-jax: error: ")
+    process = start("--debug", *arguments)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" in err
+
+
+def test_a_long_list_of_tensors_is_one_line(work, capsys):
+    from safetensors.numpy import save_file
+
+    save_file({"1.weight": np.zeros((8, 4, 3, 3), "f4")}, "x.safetensors")
+    assert cli.main(["info", "x.safetensors"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text there")
+@pytest.mark.parametrize("locale", ["C.UTF-8", "C"])
+def test_names_that_are_no_text(locale, work):
+    environment = os.environ | {"LC_ALL": locale, "PYTHONCOERCECLOCALE": "0"}
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "taesd_jax", *arguments]
+        return subprocess.run(command, capture_output=True, check=False, env=environment)
+
+    name = b"b\xe4ren\xff.png"
+    os.rename("picture-0.png", name)
+    done = run("roundtrip", name, "--model", "model.safetensors")
+    assert done.returncode == 0, done.stderr
+    assert name in done.stdout
+    assert os.path.exists(b"b\xe4ren\xff.roundtrip.png")
+    done = run("info", b"\xff\n.safetensors")
+    assert done.returncode == 1
+    assert done.stderr.count(b"\n") == 1
+    assert b"\xff" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["info", "model.safetensors"], ["--help"]])
+def test_output_that_goes_nowhere(arguments, work):
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = start(*arguments, stdout=writer, PYTHONUNBUFFERED="")
+    os.close(writer)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (141, "")
+    if Path("/dev/full").exists():
+        with open("/dev/full", "w") as full:
+            process = start(*arguments, stdout=full, PYTHONUNBUFFERED="")
+            _, err = process.communicate(timeout=60)
+        assert (process.returncode, err.count("\n")) == (1, 1)
+        assert "No space left" in err
+
+
+def test_names_that_the_terminal_cannot_show(work):
+    for name in ("\u732b.png", "last.png"):
+        Path(name).write_bytes(Path("picture-0.png").read_bytes())
+    arguments = ["encode", "\u732b.png", "last.png", "--model", "model.safetensors"]
+    process = start(*arguments, PYTHONIOENCODING="cp1252", PYTHONUTF8="0")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert "\\u732b.latent.npz" in out
+    assert Path("last.latent.npz").exists()

@@ -1,0 +1,213 @@
+import io
+import json
+import zipfile
+
+import ml_dtypes
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from taesd_jax import VARIANTS, PictureError
+from taesd_jax.io.latents import SUFFIXES, clipped_share, read_latent, write_latent
+
+TAESD, TAESD3, TAEF2 = VARIANTS["taesd"], VARIANTS["taesd3"], VARIANTS["taef2"]
+
+
+def random_latent(z, n=1, dtype=np.float32):
+    return np.random.default_rng(0).standard_normal((n, 3, 5, z)).astype(dtype)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_arrays_return_the_same_values(tmp_path, suffix, dtype):
+    latent = random_latent(16, n=2, dtype=dtype)
+    path = tmp_path / f"x{suffix}"
+    write_latent(path, latent, config=TAESD3, image_size=(21, 40))
+    again, size = read_latent(path, config=TAESD3)
+    np.testing.assert_array_equal(again.astype(np.float32), latent.astype(np.float32))
+    assert size == (None if suffix == ".npy" else (21, 40))
+    if suffix == ".safetensors":
+        assert again.dtype == latent.dtype
+
+
+@pytest.mark.parametrize("config", [TAESD, TAESD3, TAEF2], ids=lambda c: c.variant)
+def test_png_keeps_8_bits(tmp_path, config):
+    latent = random_latent(config.latent_channels)
+    path = tmp_path / "x.png"
+    write_latent(path, latent, config=config, image_size=(20, 39))
+    with Image.open(path) as picture:
+        assert picture.size == (5, 3 * config.latent_channels // 4)
+    again, size = read_latent(path, config=config)
+    assert size == (20, 39)
+    assert again.shape == latent.shape
+    # Half of one of 255 steps over [-3, 3].
+    assert np.abs(again - np.clip(latent, -3, 3)).max() <= 3 / 255 + 1e-6
+    write_latent(tmp_path / "y.png", again, config=config, image_size=(20, 39))
+    assert (tmp_path / "y.png").read_bytes() == path.read_bytes()
+
+
+def test_png_of_four_channels_is_the_originals(tmp_path):
+    # The original stores RGBA of round(255 * clip(x / 6 + 0.5, 0, 1)) without any text.
+    latent = random_latent(4)
+    pixels = np.round(np.clip(latent[0] / 6 + 0.5, 0, 1) * 255).astype(np.uint8)
+    write_latent(tmp_path / "ours.png", latent, config=TAESD)
+    with Image.open(tmp_path / "ours.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), pixels)
+    Image.fromarray(pixels).save(tmp_path / "theirs.png")
+    a, b = (read_latent(tmp_path / f"{n}.png", config=TAESD) for n in ("ours", "theirs"))
+    np.testing.assert_array_equal(a.latent, b.latent)
+    assert b.image_size is None
+
+
+def test_channels_of_a_png_must_be_the_models(tmp_path):
+    path = tmp_path / "x.png"
+    write_latent(path, random_latent(16), config=TAESD3)
+    with pytest.raises(PictureError, match="taesd needs 4 latent channels, this PNG holds 16"):
+        read_latent(path, config=TAESD)
+    Image.new("RGBA", (8, 8)).save(path)
+    with pytest.raises(PictureError, match="needs 16 latent channels, this PNG holds 4"):
+        read_latent(path, config=TAESD3)
+    Image.new("RGB", (8, 8)).save(path)
+    with pytest.raises(PictureError, match="a latent's PNG must be RGBA, got RGB"):
+        read_latent(path, config=TAESD)
+
+
+def test_what_a_png_cannot_hold(tmp_path):
+    for latent, message in (
+        (random_latent(4, n=2), "holds one latent of a multiple of 4 channels, got shape"),
+        (random_latent(6), "holds one latent of a multiple of 4 channels"),
+        (random_latent(4) * np.nan, "the latent has NaN or infinity"),
+    ):
+        with pytest.raises(PictureError, match=message):
+            write_latent(tmp_path / "x.png", latent, config=TAESD)
+    assert not list(tmp_path.iterdir())
+
+
+def test_clipped_share():
+    latent = np.array([-4.0, -3.0, 0.0, 3.5]).reshape(1, 1, 1, 4)
+    assert clipped_share(latent, TAESD) == 0.5
+
+
+def test_arrays_of_other_programs(tmp_path):
+    latent = random_latent(4)
+    np.save(tmp_path / "x.npy", latent[0])
+    np.testing.assert_array_equal(read_latent(tmp_path / "x.npy", config=TAESD).latent, latent)
+    np.savez(tmp_path / "x.npz", whatever=latent)
+    np.testing.assert_array_equal(read_latent(tmp_path / "x.npz", config=TAESD).latent, latent)
+    np.savez(tmp_path / "x.npz", a=latent, b=latent)
+    with pytest.raises(PictureError, match=r"one array or one named 'latent', got \['a', 'b'\]"):
+        read_latent(tmp_path / "x.npz", config=TAESD)
+
+
+def refuse(path, message):
+    with pytest.raises(PictureError, match=message):
+        read_latent(path, config=TAESD)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_broken_files(tmp_path, suffix):
+    path = tmp_path / f"x{suffix}"
+    refuse(path, "no such latent")
+    write_latent(path, random_latent(4), config=TAESD)
+    whole = path.read_bytes()
+    for keep in (0, 9, len(whole) // 2):
+        path.write_bytes(whole[:keep])
+        refuse(path, "not a whole|the picture|expected")
+
+
+def test_arrays_that_are_no_latents(tmp_path):
+    path = tmp_path / "x.npy"
+    for array in (
+        np.zeros((1, 2, 2, 4), np.int32),
+        np.zeros((2, 2), np.float32),
+        np.zeros((1, 0, 2, 4), np.float32),
+        np.zeros((1, 2, 2, 4), complex),
+    ):
+        np.save(path, array)
+        refuse(path, "expected float32, float16")
+    refuse(tmp_path / "x.txt", "a latent's suffix must be one of .npy, .npz, .safetensors, .png")
+    with pytest.raises(PictureError, match="suffix must be one of"):
+        write_latent(tmp_path / "x.pt", random_latent(4), config=TAESD)
+
+
+def test_pickled_arrays_run_nothing(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return print, ("pwned",)
+
+    np.save(tmp_path / "x.npy", np.array([Trap()], object), allow_pickle=True)
+    refuse(tmp_path / "x.npy", "not a whole .npy file")
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([Trap()], object), allow_pickle=True)
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as file:
+        file.writestr("latent.npy", buffer.getvalue())
+    refuse(tmp_path / "x.npz", "not a whole .npz file")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "3",
+        "[" * 10**5,
+        '{"latent_channels": "4"}',
+        '{"latent_channels": 4.0}',
+        '{"magnitude": 0}',
+        '{"shift": "x"}',
+        '{"image_size": [1]}',
+        '{"image_size": 3}',
+    ],
+)
+def test_bad_text_in_a_png(tmp_path, text):
+    info = PngInfo()
+    info.add_text("taesd-jax", text)
+    Image.new("RGBA", (8, 8)).save(tmp_path / "x.png", pnginfo=info)
+    refuse(tmp_path / "x.png", "not a whole .png file|this PNG holds ('4'|4.0)")
+
+
+def test_the_range_of_a_png_is_stored_with_it(tmp_path):
+    latent = 4 * random_latent(4)
+    wide = TAESD.replace(latent_magnitude=16.0, latent_shift=0.4)
+    write_latent(tmp_path / "x.png", latent, config=wide)
+    again = read_latent(tmp_path / "x.png", config=TAESD).latent
+    assert np.abs(again - latent).max() <= 16 / 255 + 1e-5
+
+
+def test_other_byte_orders_are_read_and_other_floats_refused(tmp_path):
+    latent = random_latent(4)
+    np.save(tmp_path / "x.npy", latent.astype(">f4"))
+    again = read_latent(tmp_path / "x.npy", config=TAESD).latent
+    assert again.dtype.isnative
+    np.testing.assert_array_equal(again, latent)
+    np.save(tmp_path / "x.npy", latent.astype(np.longdouble))
+    refuse(tmp_path / "x.npy", "expected float32, float16, bfloat16, float64 of shape")
+
+
+def test_files_of_the_wrong_kind(tmp_path):
+    np.save(tmp_path / "x.npy", random_latent(4))
+    (tmp_path / "x.npy").rename(tmp_path / "x.npz")
+    refuse(tmp_path / "x.npz", "not a whole .npz file")
+    np.savez(tmp_path / "y.npz", random_latent(4))
+    (tmp_path / "y.npz").rename(tmp_path / "y.npy")
+    refuse(tmp_path / "y.npy", "expected one array, got NpzFile|not a whole")
+    with zipfile.ZipFile(tmp_path / "z.npz", "w") as file:
+        file.writestr("latent", b"hello")
+    refuse(tmp_path / "z.npz", "expected one array, got bytes")
+
+
+@pytest.mark.parametrize("array", [np.zeros((2, 2, 4)), np.zeros((1, 2, 2, 4), np.int32)])
+def test_what_is_no_latent_is_not_written(tmp_path, array):
+    with pytest.raises(PictureError, match="latent must be floating point \\(n, h, w, z\\), got"):
+        write_latent(tmp_path / "x.npy", array, config=TAESD)
+
+
+def test_a_bad_size_in_an_array_file(tmp_path):
+    np.savez(tmp_path / "x.npz", latent=random_latent(4), image_size=np.array([1.5, 2]))
+    refuse(tmp_path / "x.npz", "image_size must be two integers")
+    from safetensors.numpy import save_file
+
+    metadata = {"image_size": json.dumps({"h": 1})}
+    save_file({"latent": random_latent(4)}, tmp_path / "x.safetensors", metadata=metadata)
+    refuse(tmp_path / "x.safetensors", "image_size must be two integers")

@@ -1,0 +1,222 @@
+"""The hub's real client against a server on this machine that misbehaves."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hub_server import Hub
+from models import SMALL, random_model
+
+import taesd_jax
+
+FILE = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with Hub() as hub:
+        yield hub
+
+
+class Client:
+    def __init__(self, hub, **settings):
+        environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "NO_PROXY": "*"}
+        environment |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1"} | settings
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).parents[1] / "tools" / "hub_client.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+
+    def load(self, source, **options):
+        line = json.dumps({"source": source} | options)
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def client(hub):
+    client = Client(hub)
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def offline(hub):
+    client = Client(hub, HF_HUB_OFFLINE="1")
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Return the files of two diffusers folders, with what tells them apart."""
+    found = []
+    for seed in (0, 1):
+        folder = tmp_path_factory.mktemp("model")
+        params, config = random_model(SMALL, seed)
+        taesd_jax.save(folder, params, config)
+        files = {path.name: path.read_bytes() for path in folder.iterdir()}
+        bias = params["decoder"]["layers_1"]["bias"]
+        found.append((files, {"sum": float(np.sum(bias, dtype=np.float64))}))
+    return found
+
+
+@pytest.fixture
+def place(tmp_path):
+    return {"cache_dir": str(tmp_path)}
+
+
+def test_first_download_cache_and_offline(hub, client, offline, models, place):
+    files, whole = models[0]
+    hub.publish("some/first", files)
+    assert "error" in offline.load("some/first", **place)
+    assert client.load("some/first", **place) == whole
+    hub.requests.clear()
+    assert client.load("some/first", **place) == whole
+    assert not [path for method, path in hub.requests if method == "GET"]
+    hub.requests.clear()
+    assert offline.load("some/first", **place) == whole
+    assert client.load("some/first", **place, local_files_only=True) == whole
+    assert not hub.requests
+
+
+def test_what_is_not_there(hub, client, models, place):
+    assert (
+        "no repository some/nothing on the hub" in client.load("some/nothing", **place)["message"]
+    )
+    hub.publish("some/other", {"README.md": b"x"})
+    found = client.load("some/other", **place)
+    assert found["error"] == "CheckpointNotFoundError"
+    assert "expected one of diffusion_pytorch_model.safetensors" in found["message"]
+    hub.publish("some/there", models[0][0])
+    found = client.load("some/there", **place, revision="v9")
+    assert "some/there has no revision 'v9'" in found["message"]
+
+
+def test_what_is_refused(hub, client, models, place):
+    hub.publish("some/gated", models[0][0])
+    hub.faults["some/gated"] = ["always 403"]
+    found = client.load("some/gated", **place)
+    assert found["error"] == "CheckpointNotFoundError"
+    assert "some/gated is gated: ask for access" in found["message"]
+
+
+def test_an_error_of_the_server_passes(hub, client, models, place):
+    files, whole = models[0]
+    hub.publish("some/ill", files)
+    hub.faults["some/ill"] = ["500"]
+    found = client.load("some/ill", **place)
+    # Older clients give up, newer ones try again.
+    assert found == whole or found["error"] in ("CheckpointError", "CheckpointNotFoundError")
+    assert client.load("some/ill", **place) == whole
+
+
+def test_a_slow_server_is_waited_for(hub, client, models, place):
+    files, whole = models[0]
+    hub.publish("some/slow", files)
+    hub.faults["some/slow"] = ["slow"]
+    assert client.load("some/slow", **place) == whole
+
+
+def test_a_cut_download_never_loads(hub, client, offline, models, place):
+    files, whole = models[0]
+    hub.publish("some/cut", files)
+    hub.faults["some/cut"] = ["always cut"]
+    assert client.load("some/cut", **place)["error"] in (
+        "CheckpointError",
+        "CheckpointNotFoundError",
+    )
+    assert "error" in offline.load("some/cut", **place)
+    hub.faults["some/cut"] = []
+    assert client.load("some/cut", **place) == whole
+
+
+def test_a_wrong_digest_never_loads(hub, client, offline, models, place):
+    files, whole = models[0]
+    hub.publish("some/wrong", files)
+    hub.statements[FILE] = "0" * 64
+    try:
+        for each in (client, offline):
+            message = each.load("some/wrong", **place)["message"]
+            assert "not what the hub sent, the digest differs: delete" in message
+    finally:
+        del hub.statements[FILE]
+    damaged = Path(message.split("delete ")[1].split(" and download")[0])
+    damaged.unlink()
+    assert client.load("some/wrong", **place) == whole
+
+
+def test_a_file_damaged_in_the_cache_never_loads(hub, client, offline, models, place, tmp_path):
+    files, whole = models[0]
+    hub.publish("some/rotten", files)
+    assert client.load("some/rotten", **place) == whole
+    (blob,) = [p for p in tmp_path.rglob("blobs/*") if p.stat().st_size > 5000]
+    raw = bytearray(blob.read_bytes())
+    raw[-3] ^= 1
+    blob.write_bytes(raw)
+    assert "the digest differs" in offline.load("some/rotten", **place)["message"]
+
+
+def test_a_changed_revision_is_followed_and_an_old_one_stays(hub, client, models, place):
+    (old, was), (new, is_now) = models
+    first = hub.publish("some/moving", old)
+    assert client.load("some/moving", **place) == was
+    hub.publish("some/moving", new)
+    assert client.load("some/moving", **place) == is_now
+    assert client.load("some/moving", **place, revision=first) == was
+
+
+def test_a_pin_holds_revision_and_digest(hub, models, place):
+    import hashlib
+
+    client = Client(hub)
+    (old, was), (new, is_now) = models
+    first = hub.publish("some/pinned", old)
+    hub.publish("some/pinned", new)
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in old.items()}
+    pin = ["some/pinned", first, digests]
+    assert client.load("some/pinned", **place, pin=pin) == was
+    assert client.load("some/pinned", **place, revision="main") == is_now
+    pin = ["some/pinned", first, digests | {FILE: "0" * 64}]
+    message = client.load("some/pinned", **place, pin=pin)["message"]
+    assert "not the published file, expected SHA-256 000" in message
+    client.close()
+
+
+def test_a_repository_without_its_config_does_not_load_offline(hub, client, offline, models, place):
+    files, whole = models[0]
+    hub.publish("some/half", files)
+    assert client.load("some/half", **place) == whole
+    # As a client leaves it that is killed between the two files.
+    for config in Path(place["cache_dir"]).rglob("config.json"):
+        config.unlink()
+    message = offline.load("some/half", **place)["message"]
+    assert "some/half is in the local cache without its config.json" in message
+    assert client.load("some/half", **place) == whole
+
+
+def test_all_files_are_of_one_commit(hub, client, models, place):
+    (old, was), (new, _) = models
+    first = hub.publish("some/branch", old)
+    moved = iter([lambda: hub.publish("some/branch", new)])
+    hub.after[FILE] = lambda: next(moved, lambda: None)()
+    try:
+        assert client.load("some/branch", **place) == was
+    finally:
+        del hub.after[FILE]
+    asked = {path for _, path in hub.requests if "some/branch" in path and "config" in path}
+    assert asked == {f"/some/branch/resolve/{first}/config.json"}
