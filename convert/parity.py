@@ -160,7 +160,8 @@ def _compare(
         for layer in layers_of(half, config):
             # An upsample stands before its convolution in the published sequence.
             start = layer.index - (layer.kind == "upsample_conv")
-            layers = torch.nn.Sequential(*list(sequence)[start : layer.index + 1])
+            stop = layer.index + 1 + bool(layer.activation)
+            layers = torch.nn.Sequential(*list(sequence)[start:stop])
             feed, activation = activation, layers(activation)
             ours = _compiled(module, layer)
             for dtype in OTHER:
@@ -178,15 +179,16 @@ def _compare(
 
 def _compiled(module: Encoder | Decoder, layer: Layer) -> Callable[[jax.Array], jax.Array]:
     """Return one layer of `module` as a function; equal layers share what they compile."""
-    if layer.kind in ("clamp", "activation"):
+    if layer.kind == "clamp":
         return jax.jit(lambda x: apply_layer(module, layer, x))
     graph, params = nnx.split(getattr(module, layer.name))
-    return functools.partial(_apply, graph, params)
+    options = () if layer.activation is None else (("activation", layer.activation),)
+    return functools.partial(_apply, graph, options, params)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _apply(graph: Any, params: Any, x: jax.Array) -> jax.Array:
-    return nnx.merge(graph, params)(x)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _apply(graph: Any, options: tuple[Any, ...], params: Any, x: jax.Array) -> jax.Array:
+    return nnx.merge(graph, params)(x, **dict(options))
 
 
 def _in_dtype(module: torch.nn.Module, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

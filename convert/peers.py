@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -18,6 +20,9 @@ from taesd_jax.weights import save
 
 from .torch_modules import TorchAutoencoderTiny
 
+# start() -> result, wait(result), fetch(result) -> array in host memory.
+Peer = tuple[Callable[[], Any], Callable[[Any], Any], Callable[[Any], np.ndarray]]
+
 
 def make_peer(
     name: str,
@@ -28,12 +33,13 @@ def make_peer(
     *,
     dtype: str,
     threads: int,
-) -> Callable[[], np.ndarray]:
-    """Return a function that runs one half on x and returns the result, both NHWC and float32.
+) -> Peer:
+    """Return how to start one component on x, wait for its result, and fetch it, NHWC and float32.
 
-    PyTorch runs diffusers' `AutoencoderTiny`, or our reference where that cannot express the model:
-    "eager" in PyTorch's own layout, as users run it, "channels_last", and by `torch.compile`. ONNX
-    Runtime and OpenVINO run what they make of the PyTorch half.
+    PyTorch runs diffusers' `AutoencoderTiny`, or our reference where that cannot express the model
+    or is not installed: "eager" in PyTorch's own layout, as users run it, "channels_last", that as
+    a "cuda_graph", and by `torch.compile`, on a GPU with its mode "reduce-overhead". ONNX Runtime
+    and OpenVINO run what they make of the PyTorch component.
 
     Args:
         name: As above, or "compile" for `torch.compile`.
@@ -51,24 +57,61 @@ def make_peer(
     torch.set_num_threads(threads)
     example = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
     if name == "onnxruntime":
-        return _onnxruntime(_reference(params, config, half), example, dtype, threads)
+        return _on_host(_onnxruntime(_reference(params, config, half), example, dtype, threads))
     if name == "openvino":
-        return _openvino(_reference(params, config, half), example, dtype, threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = _diffusers(params, config, half) if config.fits_diffusers else None
-    model = model or _reference(params, config, half)
-    kind = getattr(torch, dtype)
-    model, example = model.to(device, kind), example.to(device, kind)
-    if name == "channels_last":
+        return _on_host(_openvino(_reference(params, config, half), example, dtype, threads))
+    return _torch(name, _diffusers(params, config, half), example, getattr(torch, dtype))
+
+
+def _on_host(run: Callable[[], np.ndarray]) -> Peer:
+    return run, lambda result: result, lambda result: result
+
+
+def _torch(name: str, model: nn.Module, example: torch.Tensor, dtype: torch.dtype) -> Peer:
+    on_gpu = torch.cuda.is_available()
+    device = "cuda" if on_gpu else "cpu"
+    model, example = model.to(device, dtype), example.to(device, dtype)
+    if name != "eager":
         model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         example = example.to(memory_format=torch.channels_last)
-    run = torch.compile(model) if name == "compile" else model
+    run: Callable[[], torch.Tensor] = functools.partial(model, example)
+    if name == "compile":
+        mode = "reduce-overhead" if on_gpu else "default"
+        run = functools.partial(torch.compile(model, mode=mode), example)
+    if name == "cuda_graph":
+        run = _record(run)
 
-    def call() -> np.ndarray:
+    def start() -> torch.Tensor:
         with torch.inference_mode():
-            return _nhwc(run(example).float().cpu().numpy())
+            return run()
 
-    return call
+    def wait(result: torch.Tensor) -> None:
+        if on_gpu:
+            torch.cuda.synchronize()
+
+    return start, wait, lambda result: _nhwc(result.float().cpu().numpy())
+
+
+def _record(run: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+    """Return a function that replays run's kernels as one CUDA graph."""
+    if not torch.cuda.is_available():
+        raise ValueError("CUDA graphs need a GPU")
+    with torch.inference_mode():
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                run()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = run()
+
+    def replay() -> torch.Tensor:
+        graph.replay()
+        return result
+
+    return replay
 
 
 class _Method(nn.Module):
@@ -85,6 +128,8 @@ class _Method(nn.Module):
 
 
 def _diffusers(params: dict[str, Any], config: AutoencoderTinyConfig, half: Half) -> nn.Module:
+    if not config.fits_diffusers or importlib.util.find_spec("diffusers") is None:
+        return _reference(params, config, half)
     from diffusers.models import AutoencoderTiny
     from diffusers.utils import logging
 

@@ -15,12 +15,22 @@ from taesd_jax.model.layers import POOL_EPSILON, POOL_GROUPS, Half, Layer, layer
 
 from .state_dicts import to_torch
 
+
+class ToSigned(nn.Module):
+    """From [0, 1] to [-1, 1]."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map an image."""
+        return x * 2 - 1
+
+
 _ACTIVATIONS = {
     "relu": nn.ReLU,
     "silu": nn.SiLU,
     "swish": nn.SiLU,
     "gelu": nn.GELU,
     "mish": nn.Mish,
+    "to_signed": ToSigned,
 }
 
 
@@ -69,8 +79,6 @@ def _sequence(half: Half, config: AutoencoderTinyConfig) -> list[nn.Module]:
         n_in, n_out = layer.in_channels, layer.out_channels
         if layer.kind == "clamp":
             modules.append(Clamp())
-        elif layer.kind == "activation":
-            modules.append(_ACTIVATIONS[config.act_fn]())
         elif layer.kind == "block":
             modules.append(Block(layer, config.act_fn))
         else:
@@ -78,6 +86,8 @@ def _sequence(half: Half, config: AutoencoderTinyConfig) -> list[nn.Module]:
                 modules.append(nn.Upsample(scale_factor=2))
             conv = nn.Conv2d(n_in, n_out, 3, layer.stride, padding=1, bias=layer.bias)
             modules.append(conv)
+        if layer.activation:
+            modules.append(_ACTIVATIONS[layer.activation]())
     return modules
 
 
@@ -97,10 +107,6 @@ class TorchDecoder(nn.Sequential):
 
     def __init__(self, config: AutoencoderTinyConfig):
         super().__init__(*_sequence("decoder", config))
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Map latents to images."""
-        return super().forward(input) * 2 - 1
 
 
 class TorchAutoencoderTiny(nn.Module):

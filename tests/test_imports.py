@@ -21,7 +21,7 @@ MODULES = sorted(
 # entry, and its files are ordered in its own row below.
 ORDER = [
     {"errors", "config", "outputs"},
-    {"io", "metrics", "latents"},
+    {"io", "kernels", "metrics", "latents"},
     {"model"},
     {"weights"},
     {"strategies"},

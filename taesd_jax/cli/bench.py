@@ -15,10 +15,12 @@ from typing import Any
 from ..config import VARIANTS
 from ..errors import CheckpointError
 from ..io.files import write_files
-from . import measurement as bench
+from .counts import Limits, count_full, describe_machine, measure_limits
+from .measurement import Measured, call_overhead, measure, plans_of, set_threads
 from .options import convert_package
+from .runners import OURS, Case
 
-PEERS = ("eager", "channels_last", "compile", "onnxruntime", "openvino")
+PEERS = ("eager", "channels_last", "cuda_graph", "compile", "onnxruntime", "openvino")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -26,47 +28,30 @@ def run(args: argparse.Namespace) -> int:
     for name, size in itertools.product(args.variants, args.sizes):
         if size % (factor := VARIANTS[name].spatial_factor):
             raise ValueError(f"sizes must be multiples of {factor} for {name}, got {size}")
-    threads = bench.set_threads(args.threads)
-    make_peer = _make_peer()
+    threads = set_threads(args.threads)
+    limits = {dtype: measure_limits(dtype) for dtype in args.dtypes}
     report: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
         "threads": threads,
         "rounds": args.rounds,
         "weights": "random",
-        **bench.describe_machine(),
+        "limits": {dtype: limit._asdict() for dtype, limit in limits.items()},
+        **describe_machine(),
         "cases": [],
     }
     print(f"{report['cpu']}, {threads} threads, {report['device']}, {report['date']}")
     print(", ".join(f"{name} {version}" for name, version in report["versions"].items()))
+    for dtype, (tflops, gb_per_s) in limits.items():
+        print(f"{dtype}: matrix product {tflops:.3g} TFLOP/s, copy {gb_per_s:,.0f} GB/s")
     for name, half, size, batch, dtype in itertools.product(
         args.variants, args.halves, args.sizes, args.batch, args.dtypes
     ):
-        case = bench.Case(VARIANTS[name], half, size, batch, dtype, threads)
-        peers = PEERS if "all" in args.peers else [p for p in args.peers if p != "none"]
-        names = [bench.OURS, *peers]
-        if args.plans:
-            names = [bench.OURS, *bench.plans_of(half, case.config)]
-        rows = bench.measure(
-            names,
-            case,
-            rounds=args.rounds,
-            make_peer=make_peer,
-            peaks=args.peaks,
-            progress=_show if sys.stderr.isatty() else lambda line: None,
-        )
-        entry = {
-            "variant": name,
-            "half": half,
-            "size": size,
-            "batch": batch,
-            "dtype": dtype,
-            "whole": bench.count_whole(case),
-            "runs": [_json(row) for row in rows],
-        }
+        case = Case(VARIANTS[name], half, size, batch, dtype, threads)
+        entry, rows = _run_case(name, case, args)
         report["cases"].append(entry)
-        print("\n" + _table(entry, rows), flush=True)
+        print("\n" + _table(entry, rows, limits[dtype]), flush=True)
     if args.overhead:
-        report["overhead"] = bench.call_overhead()
+        report["overhead"] = call_overhead()
         text = "call overhead: vae.decode {vae_us:.0f} us, bare compiled call {bare_us:.0f} us"
         print("\n" + text.format(**report["overhead"]))
     if args.json:
@@ -74,6 +59,30 @@ def run(args: argparse.Namespace) -> int:
     if args.plot:
         _plot(report, Path(args.plot))
     return 0
+
+
+def _run_case(
+    variant: str, case: Case, args: argparse.Namespace
+) -> tuple[dict[str, Any], list[Measured]]:
+    peers = PEERS if "all" in args.peers else [p for p in args.peers if p != "none"]
+    rows = measure(
+        [OURS, *(plans_of(case.half, case.config) if args.plans else peers)],
+        case,
+        rounds=args.rounds,
+        make_peer=_make_peer(),
+        peaks=args.peaks,
+        progress=_show if sys.stderr.isatty() else lambda line: None,
+    )
+    entry = {
+        "variant": variant,
+        "half": case.half,
+        "size": case.size,
+        "batch": case.batch,
+        "dtype": case.dtype,
+        "full": count_full(case),
+        "runs": [_json(row) for row in rows],
+    }
+    return entry, rows
 
 
 def _make_peer() -> Any:
@@ -88,21 +97,24 @@ def _show(line: str) -> None:
     print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
 
 
-def _json(row: bench.Measured) -> dict[str, Any]:
+def _json(row: Measured) -> dict[str, Any]:
     fields = row._asdict()
     if row.seconds:
         fields["median_s"], fields["best_s"] = row.median_s, min(row.seconds)
+        fields["host_median_s"] = row.host_median_s
     return fields
 
 
-def _table(entry: dict[str, Any], rows: list[bench.Measured]) -> str:
-    whole = entry["whole"]
+def _table(entry: dict[str, Any], rows: list[Measured], limits: Limits) -> str:
+    counts = entry["full"]
     lines = [
         "{variant} {half}, {size}x{size}, batch {batch}, {dtype}: ".format(**entry)
-        + "whole {gflop:.1f} GFLOP, {temporary_mb:,.0f} MB of temporaries by XLA's count".format(
-            **whole
-        ),
-        f"{'':14}{'median':>9}{'best':>9}{'MP/s':>7}{'ratio':>7}{'first':>9}{'peak':>9}{'error':>9}",
+        + "{gflop:.1f} GFLOP, {temporary_mb:,.0f} MB of temporaries by XLA's count, ".format(
+            **counts
+        )
+        + f"at least {_time(limits.seconds(counts))}",
+        f"{'':14}{'median':>10}{'best':>10}{'to host':>10}{'MP/s':>9}{'ratio':>7}{'first':>8}"
+        f"{'peak':>10}{'error':>7}",
     ]
     ours = rows[0].median_s
     for row in rows:
@@ -112,11 +124,15 @@ def _table(entry: dict[str, Any], rows: list[bench.Measured]) -> str:
         pixels = entry["batch"] * entry["size"] ** 2 / 1e6
         peak = "" if row.peak_mb is None else f"{row.peak_mb:,.0f} MB"
         lines.append(
-            f"{row.name:14}{row.median_s:>7.3f} s{min(row.seconds):>7.3f} s"
-            f"{pixels / row.median_s:>7.2f}{row.median_s / ours:>7.2f}{row.first_s:>7.1f} s"
-            f"{peak:>9}{row.max_error:>9.0e}"
+            f"{row.name:14}{_time(row.median_s):>10}{_time(min(row.seconds)):>10}"
+            f"{_time(row.host_median_s):>10}{pixels / row.median_s:>9.2f}"
+            f"{row.median_s / ours:>7.2f}{row.first_s:>6.1f} s{peak:>10}{row.max_error:>7.0e}"
         )
     return "\n".join(lines)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.3f} s" if seconds >= 0.1 else f"{1e3 * seconds:.3f} ms"
 
 
 def _plot(report: dict[str, Any], path: Path) -> None:

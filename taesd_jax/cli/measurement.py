@@ -1,12 +1,12 @@
-"""Speed and memory of one half, beside other ways and other programs, in turn and in one run."""
+"""Speed and memory of one component, beside other programs, in turn and in one run."""
 
 from __future__ import annotations
 
 import concurrent.futures
-import importlib.metadata
+import functools
+import math
 import multiprocessing
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -20,43 +20,15 @@ import numpy as np
 from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
 from ..errors import one_line
-from ..model.functional import Params, abstract_params, decode, encode, init
-from ..model.layers import HALVES, Half, stages_of
+from ..model.functional import decode, encode, init
+from ..model.layers import Half, stages_of
 from ..strategies.streaming import decode_streaming, encode_streaming
 from ..strategies.strips import Plan
+from .runners import OURS, Case, Runner, jax_runner, random_params
 
-OURS = "taesd-jax"
-Run = Callable[[], np.ndarray]
-MakePeer = Callable[..., Run]
-
-
-class Case(NamedTuple):
-    """What is run.
-
-    Attributes:
-        config: Architecture; the weights are random, which changes no time.
-        half: "encoder" or "decoder".
-        size: Side of the image.
-        batch: Images at a time.
-        dtype: Dtype of input and computation.
-        threads: CPU threads, the same for all.
-    """
-
-    config: AutoencoderTinyConfig
-    half: Half
-    size: int
-    batch: int
-    dtype: str
-    threads: int
-
-    @property
-    def input(self) -> np.ndarray:
-        """A random input, NHWC and float32."""
-        side, channels = self.size, self.config.in_channels
-        if self.half == "decoder":
-            side, channels = side // self.config.spatial_factor, self.config.latent_channels
-        x = np.random.default_rng(0).standard_normal((self.batch, side, side, channels))
-        return np.clip(x, -1, 1).astype(np.float32) if self.half == "encoder" else x.astype("f")
+MakePeer = Callable[..., tuple[Callable[..., Any], ...]]
+# On an accelerator calls are timed in a row of this length, so that starting them is not counted.
+_ROW_SECONDS = 0.03
 
 
 class Measured(NamedTuple):
@@ -64,7 +36,8 @@ class Measured(NamedTuple):
 
     Attributes:
         name: The runner.
-        seconds: Times of the rounds.
+        seconds: Times of the rounds, on the device.
+        host_seconds: The same with the copy of the result to the host.
         first_s: Seconds to build it and run it once, compilation included.
         peak_mb: Peak of resident memory of a process that does nothing else, in MB, or None if
             unknown. Of peers' what importing this library took is subtracted.
@@ -74,6 +47,7 @@ class Measured(NamedTuple):
 
     name: str
     seconds: tuple[float, ...] = ()
+    host_seconds: tuple[float, ...] = ()
     first_s: float = 0
     peak_mb: float | None = None
     max_error: float = 0
@@ -81,8 +55,13 @@ class Measured(NamedTuple):
 
     @property
     def median_s(self) -> float:
-        """Median time of a round."""
+        """Median time of a call, on the device."""
         return statistics.median(self.seconds)
+
+    @property
+    def host_median_s(self) -> float:
+        """Median time of a call and the copy of its result to the host."""
+        return statistics.median(self.host_seconds)
 
 
 def set_threads(threads: int | None) -> int:
@@ -104,7 +83,7 @@ def plans_of(half: Half, config: AutoencoderTinyConfig) -> dict[str, Plan | None
     return plans
 
 
-def make_run(name: str, case: Case, make_peer: MakePeer | None) -> Run:
+def make_runner(name: str, case: Case, make_peer: MakePeer | None) -> Runner:
     """Build a runner: ours, one of our plans, or a peer.
 
     Raises:
@@ -117,30 +96,19 @@ def make_run(name: str, case: Case, make_peer: MakePeer | None) -> Run:
         if make_peer is None:
             raise ImportError("torch is not installed")
         options = {"dtype": case.dtype, "threads": case.threads}
-        return make_peer(name, params, case.config, case.half, x, **options)
-    params, value = jax.tree.map(jnp.asarray, params), jnp.asarray(x, case.dtype)
-    decoding = case.half == "decoder"
+        return Runner(*make_peer(name, params, case.config, case.half, x, **options))
+    params = jax.tree.map(lambda p: jnp.asarray(p, case.dtype), params)
+    value, decoding = jnp.asarray(x, case.dtype), case.half == "decoder"
     if name == OURS:
         vae = AutoencoderTiny(params, case.config)
         if decoding:
-            return lambda: np.asarray(vae.decode(value).sample)
-        return lambda: np.asarray(vae.encode(value).latents)
+            return jax_runner(lambda: vae.decode(value).sample)
+        return jax_runner(lambda: vae.encode(value).latents)
     if plan := plans[name]:
         streamed = decode_streaming if decoding else encode_streaming
-        return lambda: np.asarray(streamed(params, value, config=case.config, plan=plan))
+        return jax_runner(lambda: streamed(params, value, config=case.config, plan=plan))
     run = decode if decoding else encode
-    return lambda: np.asarray(run(params, value, config=case.config))
-
-
-def random_params(config: AutoencoderTinyConfig) -> Params:
-    """Draw params without starting a backend, so that peers do not carry JAX's memory."""
-    rng = np.random.default_rng(0)
-
-    def draw(shape: jax.ShapeDtypeStruct) -> np.ndarray:
-        fan_in = np.prod(shape.shape[:-1]) if len(shape.shape) > 1 else 100
-        return (rng.standard_normal(shape.shape) / np.sqrt(fan_in)).astype(np.float32)
-
-    return {half: jax.tree.map(draw, abstract_params(half, config)) for half in HALVES}
+    return jax_runner(lambda: run(params, value, config=case.config))
 
 
 def measure(
@@ -162,15 +130,15 @@ def measure(
         peaks: Whether to run each once more in a process of its own and take its peak memory.
         progress: Told what happens.
     """
-    runs: dict[str, Run] = {}
+    runners: dict[str, Runner] = {}
     rows: dict[str, Measured] = {}
     reference: np.ndarray | None = None
     for name in names:
         progress(f"building {name}")
         start = time.perf_counter()
         try:
-            run = make_run(name, case, make_peer)
-            result = np.asarray(run(), np.float32)
+            runner = make_runner(name, case, make_peer)
+            result = np.asarray(runner.fetch(runner.start()), np.float32)
         except Exception as error:  # each peer raises its own kinds; the others go on
             if name == OURS:
                 raise
@@ -178,22 +146,50 @@ def measure(
             continue
         first = time.perf_counter() - start
         reference = result if reference is None else reference
-        runs[name] = run
+        runners[name] = runner
         error = float(np.abs(result - reference).max())
         rows[name] = Measured(name, first_s=first, max_error=error)
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for i in range(rounds):
-        progress(f"round {i + 1} of {rounds}")
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
-    for name in runs:
-        rows[name] = rows[name]._replace(seconds=tuple(times[name]))
+    times = _time_in_turn(runners, rounds, progress)
+    for name in runners:
+        seconds, host_seconds = (tuple(column) for column in zip(*times[name], strict=True))
+        rows[name] = rows[name]._replace(seconds=seconds, host_seconds=host_seconds)
         if peaks:
             progress(f"peak memory of {name}")
             rows[name] = rows[name]._replace(peak_mb=peak_memory(name, case, make_peer))
     return list(rows.values())
+
+
+def _time_in_turn(
+    runners: dict[str, Runner], rounds: int, progress: Callable[[str], None]
+) -> dict[str, list[tuple[float, float]]]:
+    """Return seconds of a call, on the device and with the copy to the host, for each round."""
+    on_cpu = jax.devices()[0].platform == "cpu"
+    calls = {name: 1 if on_cpu else _calls_in_a_row(runner) for name, runner in runners.items()}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in runners}
+    for i in range(rounds):
+        progress(f"round {i + 1} of {rounds}")
+        for name, runner in runners.items():
+            on_device = _seconds(functools.partial(_run_in_a_row, runner, calls[name]))
+            with_copy = _seconds(lambda runner=runner: runner.fetch(runner.start()))
+            times[name].append((on_device / calls[name], with_copy))
+    return times
+
+
+def _calls_in_a_row(runner: Runner) -> int:
+    _run_in_a_row(runner, 2)
+    return max(1, math.ceil(_ROW_SECONDS / _seconds(lambda: _run_in_a_row(runner, 1))))
+
+
+def _run_in_a_row(runner: Runner, calls: int) -> None:
+    for _ in range(calls - 1):
+        runner.start()
+    runner.wait(runner.start())
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 def peak_memory(name: str, case: Case, make_peer: MakePeer | None) -> float | None:
@@ -207,9 +203,9 @@ def _peak_here(name: str, case: Case, make_peer: MakePeer | None) -> float | Non
     set_threads(case.threads)
     ours = name == OURS or name in plans_of(case.half, case.config)
     before = 0 if ours else _resident("VmRSS")
-    run = make_run(name, case, make_peer)
-    run()
-    run()
+    runner = make_runner(name, case, make_peer)
+    for _ in range(2):
+        runner.fetch(runner.start())
     after = _resident("VmHWM")
     return None if before is None or after is None else after - before
 
@@ -220,27 +216,6 @@ def _resident(name: str) -> float | None:
         return None
     (line,) = [line for line in status.read_text().splitlines() if line.startswith(name)]
     return 1024 * int(line.split()[1]) / 1e6
-
-
-def count_whole(case: Case) -> dict[str, float]:
-    """Return XLA's own counts for the whole half: operations and bytes of temporaries.
-
-    Operations are counted before it compiles: afterwards the convolutions of a GPU are calls of a
-    library, which have none.
-    """
-    params = jax.eval_shape(lambda: init(jax.random.key(0), config=case.config))
-    run = decode if case.half == "decoder" else encode
-    x = jax.ShapeDtypeStruct(case.input.shape, jnp.dtype(case.dtype))
-    lowered = jax.jit(lambda p, x: run(p, x, config=case.config)).lower(params, x)
-    start = time.perf_counter()
-    memory = lowered.compile().memory_analysis()
-    seconds = time.perf_counter() - start
-    analysis: Any = lowered.cost_analysis() or {}
-    return {
-        "gflop": analysis.get("flops", 0) / 1e9,
-        "temporary_mb": memory.temp_size_in_bytes / 1e6 if memory else 0,
-        "compile_s": seconds,
-    }
 
 
 def call_overhead(*, calls: int = 500) -> dict[str, float]:
@@ -260,19 +235,3 @@ def call_overhead(*, calls: int = 500) -> dict[str, float]:
             if i >= 10:
                 times[name].append(time.perf_counter() - start)
     return {name: 1e6 * statistics.median(values) for name, values in times.items()}
-
-
-def describe_machine() -> dict[str, Any]:
-    """Name the device and the versions that the figures hold for."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text().splitlines()
-        model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), model)
-    versions = {}
-    for package in ("jax", "jaxlib", "torch", "diffusers", "onnxruntime", "openvino"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {"cpu": model, "device": jax.devices()[0].device_kind, "versions": versions}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,24 +12,19 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
-from .convolutions import Conv, narrow, ones_for, widen
+from ..kernels import round_to
+from .convolutions import Conv, UpsampleConv, ones_for
 from .layers import POOL_EPSILON, POOL_GROUPS
-
-
-def activation(name: str) -> Callable[[jax.Array], jax.Array]:
-    """Return an activation by its name in diffusers; "gelu" is the exact one."""
-    return {
-        "relu": jax.nn.relu,
-        "silu": jax.nn.silu,
-        "swish": jax.nn.silu,
-        "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-        "mish": jax.nn.mish,
-    }[name]
 
 
 def clamp(latent: jax.Array) -> jax.Array:
     """Squash a latent smoothly into (-3, 3): tanh(x / 3) * 3."""
     return jnp.tanh(latent / 3) * 3
+
+
+def apply_conv(conv: Conv | UpsampleConv, x: jax.Array, **options: Any) -> jax.Array:
+    """Apply a convolution to a whole image; what runs an image in parts has its own."""
+    return conv(x, **options)
 
 
 class GroupNorm(nnx.Module):
@@ -56,11 +52,17 @@ class GroupNorm(nnx.Module):
 
 def _group_mean(x: jax.Array) -> jax.Array:
     n, h, w, c = x.shape
-    # A product with ones: batched products sum each example alone, in an order of its own.
     x = x.reshape(n, h * w, c)
-    pixels = jnp.einsum("np,npc->nc", ones_for(x[:, :, 0]), x, precision="highest")
+    # A GPU sums while it reads; a product would first be written out.
+    sums = functools.partial(jnp.sum, axis=1)
+    pixels = lax.platform_dependent(x, cuda=sums, rocm=sums, default=_sum_by_product)  # (n, c)
     mean = pixels.reshape(n, POOL_GROUPS, -1).sum(-1) / (h * w * c // POOL_GROUPS)
     return jnp.repeat(mean, c // POOL_GROUPS, axis=1)[:, None, None]  # (n, 1, 1, c)
+
+
+def _sum_by_product(x: jax.Array) -> jax.Array:
+    # Batched products sum each example alone, in an order of its own.
+    return jnp.einsum("np,npc->nc", ones_for(x[:, :, 0]), x, precision="highest")
 
 
 class Block(nnx.Module):
@@ -103,21 +105,22 @@ class Block(nnx.Module):
         self,
         x: jax.Array,
         *,
-        convolve: Callable[[Conv, jax.Array], jax.Array] = lambda conv, x: conv(x),
-        wait: Callable[[jax.Array], jax.Array] = lambda x: x,
+        convolve: Callable[..., jax.Array] = apply_conv,
+        align_skip: Callable[[jax.Array], jax.Array] = lambda x: x,
     ) -> jax.Array:
         """Map (n, h, w, in_channels) to (n, h, w, out_channels).
 
         Args:
             x: Input.
-            convolve: Applies each of the three 3x3 convolutions, for callers that hold x in parts.
-            wait: Applied to the skip, to keep step with `convolve`.
+            convolve: Applies each of the three 3x3 convolutions as `apply_conv` does, for callers
+                that hold x in parts.
+            align_skip: Applied to the skip, to keep step with `convolve`.
         """
-        act, dtype = activation(self.act_fn), x.dtype
         if self.has_pool:
-            pooled = narrow(jax.nn.relu(self.pool_1(self.pool_0(x))), dtype)
-            x = narrow(widen(x) + self.pool_3(pooled), dtype)
-        y = narrow(act(convolve(self.conv_0, x)), dtype)
-        y = narrow(act(convolve(self.conv_2, y)), dtype)
-        y, x = convolve(self.conv_4, y), wait(x)
-        return narrow(jax.nn.relu(y + (self.skip(x) if self.has_skip else widen(x))), dtype)
+            pooled = jax.nn.relu(self.pool_1(self.pool_0(x, rounded=False)))
+            x = self.pool_3(round_to(pooled, x.dtype), skip=x)
+        y = convolve(self.conv_0, x, activation=self.act_fn)
+        y = convolve(self.conv_2, y, activation=self.act_fn)
+        x = align_skip(x)
+        skip = self.skip(x, rounded=False) if self.has_skip else x
+        return convolve(self.conv_4, y, skip=skip, activation="relu")

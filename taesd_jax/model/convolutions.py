@@ -1,14 +1,10 @@
-"""Convolutions as Flax NNX modules, on NHWC activations, and the rounding around them.
+"""Convolutions as Flax NNX modules, on NHWC activations.
 
 A module computes in the dtype of its input and casts its parameters to it, so that parameters may
-be stored in another dtype. In half precision what enters a convolution is rounded; its sums and
-the biases, skips and activations behind it are float32 and rounded once, which keeps the error at
-PyTorch's.
+be stored in another dtype. How half precision is summed and rounded is the platform's: `kernels`.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -16,30 +12,7 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
-# Zeros above and below, and left and right.
-Padding = tuple[tuple[int, int], tuple[int, int]]
-# What `convolve` does: x, kernel, stride and padding -> result.
-Convolve = Callable[[jax.Array, jax.Array, int, Padding], jax.Array]
-
-
-def widen(x: jax.Array) -> jax.Array:
-    """Return x in float32, or in float64 if it is that."""
-    return x.astype(_wide(x.dtype))
-
-
-def _wide(dtype: DTypeLike) -> DTypeLike:
-    return jnp.float64 if dtype == jnp.float64 else jnp.float32
-
-
-def narrow(x: jax.Array, dtype: DTypeLike) -> jax.Array:
-    """Round x to dtype, always: XLA may leave out a plain cast there and back, but not this.
-
-    Without it the bits of half-precision results would depend on what XLA fuses.
-    """
-    info = jnp.finfo(dtype)
-    if info.bits < 32:
-        x = lax.reduce_precision(widen(x), exponent_bits=info.nexp, mantissa_bits=info.nmant)
-    return x.astype(dtype)
+from ..kernels import Convolve, ConvSpec, Padding, conv_in_float32, fused_conv, is_half
 
 
 def ones_for(x: jax.Array) -> jax.Array:
@@ -47,26 +20,10 @@ def ones_for(x: jax.Array) -> jax.Array:
     return (jnp.isnan(x) | True).astype(x.dtype)
 
 
-def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    """Return the convolution of x, (n, h, w, c), with a kernel (rows, columns, c, o).
-
-    Args:
-        x: Activations.
-        kernel: In the dtype of x.
-        stride: Step between outputs, along both axes.
-        padding: Zeros above and below, and left and right.
-
-    Returns:
-        (n, h', w', o), float32, or float64 of float64.
-    """
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        preferred_element_type=_wide(x.dtype),
-    )
+def _pad(size: int, *, rows: bool, columns: bool) -> Padding:
+    # Written out because "SAME" pads only below and right at stride 2, PyTorch on all sides.
+    pad = (size // 2, size // 2)
+    return (pad if rows else (0, 0)), (pad if columns else (0, 0))
 
 
 class Conv(nnx.Module):
@@ -98,22 +55,43 @@ class Conv(nnx.Module):
         self.kernel = nnx.Param(init(rngs.params(), shape, param_dtype))
         self.bias = nnx.Param(jnp.zeros(out_channels, param_dtype)) if use_bias else None
         self.stride = stride
-        self.convolve: Convolve = convolve  # in training one with a quicker gradient
+        self.convolve: Convolve | None = None  # in training one with a quicker gradient
 
     def __call__(
-        self, x: jax.Array, *, pad_rows: bool = True, pad_columns: bool = True
+        self,
+        x: jax.Array,
+        *,
+        skip: jax.Array | None = None,
+        activation: str | None = None,
+        rounded: bool = True,
+        pad_rows: bool = True,
+        pad_columns: bool = True,
+        multiprocessors: int = 0,
     ) -> jax.Array:
         """Map (n, h, w, in_channels) to (n, h, w, out_channels), or half the size rounded up.
 
-        The result is float32 whatever the input's dtype, for what is added next. Without padding
-        x brings its rows or columns of context, and the result has that many less.
+        Args:
+            x: Input. Without padding it brings its rows or columns of context, and the result has
+                that many less.
+            skip: Added to the result.
+            activation: What the sum goes through, by its name.
+            rounded: Whether the result has the dtype of x, or is left in that of the sums.
+            pad_rows: Whether to pad above and below with zeros.
+            pad_columns: Whether to pad left and right with zeros.
+            multiprocessors: Of the Hopper GPU whose kernels may serve; 0 for none.
         """
-        kernel = self.kernel[...].astype(x.dtype)
-        # Written out because "SAME" pads only below and right at stride 2, PyTorch on all sides.
-        pad = (kernel.shape[0] // 2, kernel.shape[0] // 2)
-        padding = (pad if pad_rows else (0, 0), pad if pad_columns else (0, 0))
-        y = self.convolve(x, kernel, self.stride, padding)
-        return y if self.bias is None else y + self.bias[...].astype(y.dtype).reshape(1, 1, 1, -1)
+        kernel = self.kernel[...]
+        bias = None if self.bias is None else self.bias[...]
+        spec = ConvSpec(
+            stride=self.stride,
+            padding=_pad(kernel.shape[0], rows=pad_rows, columns=pad_columns),
+            activation=activation,
+            rounded=rounded,
+            multiprocessors=multiprocessors,
+        )
+        if self.convolve is not None:
+            return conv_in_float32(x, kernel, bias, skip, spec=spec, convolve=self.convolve)
+        return fused_conv(x, kernel, bias, skip, spec=spec)
 
 
 class UpsampleConv(nnx.Module):
@@ -138,23 +116,29 @@ class UpsampleConv(nnx.Module):
         self.kernel = nnx.Param(init(rngs.params(), (3, 3, in_channels, out_channels), param_dtype))
 
     def __call__(
-        self, x: jax.Array, *, pad_rows: bool = True, pad_columns: bool = True
+        self,
+        x: jax.Array,
+        *,
+        pad_rows: bool = True,
+        pad_columns: bool = True,
+        multiprocessors: int = 0,
     ) -> jax.Array:
         """Map (n, h, w, in_channels) to (n, 2h, 2w, out_channels).
 
         Without padding x brings a row or column of context on each side, and h and w count the
-        others.
+        others. `multiprocessors` is that of `Conv`.
         """
-        kernel = self.kernel[...].astype(x.dtype)
-        if jnp.finfo(x.dtype).bits < 32:
-            pad = [(1, 1) if wanted else (0, 0) for wanted in (pad_rows, pad_columns)]
-            return _enlarge_and_convolve(jnp.pad(x, ((0, 0), *pad, (0, 0))), kernel)
-        return _nine_products(x, kernel, pad_rows, pad_columns)
-
-
-def _enlarge_and_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)[:, 1:-1, 1:-1]
-    return narrow(convolve(x, kernel, 1, ((0, 0), (0, 0))), x.dtype)
+        kernel = self.kernel[...]
+        if not is_half(x.dtype):
+            return _nine_products(x, kernel.astype(x.dtype), pad_rows, pad_columns)
+        spec = ConvSpec(
+            padding=_pad(3, rows=pad_rows, columns=pad_columns),
+            upsample=True,
+            # Of a context twice enlarged the convolution needs one pixel.
+            crop=(int(not pad_rows), int(not pad_columns)),
+            multiprocessors=multiprocessors,
+        )
+        return fused_conv(x, kernel, spec=spec)
 
 
 def _nine_products(x: jax.Array, kernel: jax.Array, pad_rows: bool, pad_columns: bool) -> jax.Array:

@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from jax.typing import ArrayLike, DTypeLike
 
 from ..config import AutoencoderTinyConfig
+from ..kernels import count_multiprocessors, is_half
 from .layers import HALVES, Half
 from .modules import Decoder, Encoder
 from .validation import check_dtype, check_image, check_latent
@@ -132,7 +133,9 @@ def _run(
     remat: bool,
 ) -> jax.Array:
     compute, result = resolve_dtypes(x, config, dtype)
-    return _apply(half_of(params, half), x, half, config.architecture, compute, result, remat)
+    count = count_multiprocessors() if is_half(compute) else 0
+    static = (half, config.architecture, compute, result, remat, count)
+    return _apply(half_of(params, half), x, *static)
 
 
 def resolve_dtypes(
@@ -147,7 +150,7 @@ def resolve_dtypes(
     return ("float32" if config.force_upcast else result), result
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5, 6))
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5, 6, 7))
 def _apply(
     half_params: Params,
     x: jax.Array,
@@ -156,10 +159,12 @@ def _apply(
     compute: str,
     result: str,
     remat: bool,
+    multiprocessors: int,
 ) -> jax.Array:
     def run(half_params: Params, x: jax.Array) -> jax.Array:
         module = bind(half_params, half, architecture)
-        return module(x.astype(compute), remat=remat).astype(result)
+        y = module(x.astype(compute), remat=remat, multiprocessors=multiprocessors)
+        return y.astype(result)
 
     return partitioned(run, x)(half_params, x)
 

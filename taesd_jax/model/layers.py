@@ -2,7 +2,8 @@
 
 The list is the single description of the architecture: the forward pass, the names of every key
 scheme and the recognition of checkpoints are derived from it. Its order and indices are those of
-the published `nn.Sequential`; an upsample is merged into the convolution behind it.
+the published `nn.Sequential`; an upsample is merged into the
+convolution behind it, an activation into the one before it.
 """
 
 from __future__ import annotations
@@ -31,15 +32,18 @@ class Layer:
         out_channels: Width of the output.
         stride: 2 where the layer halves the size.
         bias: Whether a convolution has a bias.
+        activation: What the result of a "conv" goes through, None for nothing; "to_signed" maps
+            [0, 1] to [-1, 1].
         pool_channels: Hidden width of a block's GroupNorm branch, 0 for none.
     """
 
     index: int
-    kind: Literal["clamp", "activation", "conv", "block", "upsample_conv"]
+    kind: Literal["clamp", "conv", "block", "upsample_conv"]
     in_channels: int
     out_channels: int
     stride: int = 1
     bias: bool = True
+    activation: str | None = None
     pool_channels: int = 0
 
     @property
@@ -52,7 +56,7 @@ def layers_of(half: Half, config: AutoencoderTinyConfig) -> tuple[Layer, ...]:
     """List the layers of a half, input first.
 
     >>> [layer.index for layer in layers_of("decoder", AutoencoderTinyConfig())]
-    [0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 12, 13, 14, 15, 17, 18, 19]
+    [0, 1, 3, 4, 5, 7, 8, 9, 10, 12, 13, 14, 15, 17, 18, 19]
     """
     return tuple(_encoder(config) if half == "encoder" else _decoder(config))
 
@@ -100,8 +104,7 @@ def _cuts(half: Half, layers: tuple[Layer, ...]) -> list[int]:
 def _encoder(config: AutoencoderTinyConfig) -> Iterator[Layer]:
     index, width = 0, config.in_channels
     for stem in config.encoder_stem_channels:
-        yield Layer(index, "conv", width, stem, stride=2)
-        yield Layer(index + 1, "activation", stem, stem)
+        yield Layer(index, "conv", width, stem, stride=2, activation=config.act_fn)
         index, width = index + 2, stem
     stages = list(zip(config.encoder_block_out_channels, config.num_encoder_blocks, strict=True))
     for stage, (wide, blocks) in enumerate(stages):
@@ -122,8 +125,7 @@ def _encoder(config: AutoencoderTinyConfig) -> Iterator[Layer]:
 def _decoder(config: AutoencoderTinyConfig) -> Iterator[Layer]:
     widths, z = config.decoder_block_out_channels, config.latent_channels
     yield Layer(0, "clamp", z, z)
-    yield Layer(1, "conv", z, widths[0])
-    yield Layer(2, "activation", widths[0], widths[0])
+    yield Layer(1, "conv", z, widths[0], activation=config.act_fn)
     index, width = 3, widths[0]
     for stage, (wide, blocks) in enumerate(zip(widths, config.num_decoder_blocks, strict=True)):
         if stage:
@@ -134,4 +136,4 @@ def _decoder(config: AutoencoderTinyConfig) -> Iterator[Layer]:
         for _ in range(blocks):
             yield Layer(index, "block", width, wide, pool_channels=pool)
             index, width = index + 1, wide
-    yield Layer(index, "conv", width, config.out_channels)
+    yield Layer(index, "conv", width, config.out_channels, activation="to_signed")

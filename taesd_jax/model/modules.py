@@ -5,7 +5,8 @@ A module computes in the dtype of its input, whatever the dtype of its parameter
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,18 +15,29 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from ..config import AutoencoderTinyConfig
-from .blocks import Block, activation, clamp
-from .convolutions import Conv, UpsampleConv, narrow, widen
+from ..kernels import round_to, upcast
+from .blocks import Block, apply_conv, clamp
+from .convolutions import Conv, UpsampleConv
 from .layers import Half, Layer, layers_of
 
 
-def apply_layer(module: Encoder | Decoder, layer: Layer, x: jax.Array) -> jax.Array:
-    """Apply one layer of `module` to x; a "conv" leaves rounding to what follows it."""
+def apply_layer(
+    module: Encoder | Decoder,
+    layer: Layer,
+    x: jax.Array,
+    *,
+    convolve: Callable[..., jax.Array] = apply_conv,
+    align_skip: Callable[[jax.Array], jax.Array] = lambda x: x,
+) -> jax.Array:
+    """Apply one layer of `module` to x, in the dtype of x; the hooks are those of `Block`."""
     if layer.kind == "clamp":
-        return clamp(widen(x))
-    if layer.kind == "activation":
-        return activation(module.config.act_fn)(widen(x))
-    return getattr(module, layer.name)(x)
+        return round_to(clamp(upcast(x)), x.dtype)
+    part = getattr(module, layer.name)
+    if layer.kind == "block":
+        return part(x, convolve=convolve, align_skip=align_skip)
+    if layer.kind == "conv":
+        return convolve(part, x, activation=layer.activation)
+    return convolve(part, x)
 
 
 def _add_layers(
@@ -54,19 +66,29 @@ def apply_layers(
     module: Encoder | Decoder,
     layers: Sequence[Layer],
     x: jax.Array,
-    dtype: DTypeLike,
     *,
     remat: bool = False,
+    multiprocessors: int = 0,
 ) -> jax.Array:
-    """Apply layers of `module`, computing in dtype; the result may be wider than that."""
+    """Apply layers of `module` to x, in the dtype of x.
+
+    Args:
+        module: Encoder or decoder.
+        layers: Of its list.
+        x: (n, h, w, c).
+        remat: Whether each block is recomputed in the gradient.
+        multiprocessors: Of the Hopper GPU whose kernels may serve; 0 for none.
+    """
+    convolve = functools.partial(apply_conv, multiprocessors=multiprocessors)
     for layer in layers:
-        if layer.kind != "activation":
-            x = narrow(x, dtype)
-        if remat and layer.kind == "block":
-            x = jax.checkpoint(lambda x, layer=layer: apply_layer(module, layer, x))(x)
-        else:
-            x = apply_layer(module, layer, x)
+        apply = functools.partial(apply_layer, module, layer, convolve=convolve)
+        x = jax.checkpoint(apply)(x) if remat and layer.kind == "block" else apply(x)
     return x
+
+
+def to_unsigned(image: jax.Array) -> jax.Array:
+    """Map images from [-1, 1] to the [0, 1] that encoders were trained on."""
+    return round_to((upcast(image) + 1) / 2, image.dtype)
 
 
 class Encoder(nnx.Module):
@@ -88,14 +110,16 @@ class Encoder(nnx.Module):
         self.config = config
         _add_layers(self, "encoder", config, param_dtype, rngs)
 
-    def __call__(self, image: jax.Array, *, remat: bool = False) -> jax.Array:
+    def __call__(
+        self, image: jax.Array, *, remat: bool = False, multiprocessors: int = 0
+    ) -> jax.Array:
         """Map (n, h, w, 3) to (n, h/8, w/8, z), rounded up, in the image's dtype.
 
-        Sides are divided by 32 in taesana. With remat each block is recomputed in the gradient.
+        Sides are divided by 32 in taesana. The options are those of `apply_layers`.
         """
-        x = (widen(image) + 1) / 2
-        x = apply_layers(self, layers_of("encoder", self.config), x, image.dtype, remat=remat)
-        return narrow(x, image.dtype)
+        layers = layers_of("encoder", self.config)
+        options: dict[str, Any] = {"remat": remat, "multiprocessors": multiprocessors}
+        return apply_layers(self, layers, to_unsigned(image), **options)
 
 
 class Decoder(nnx.Module):
@@ -117,11 +141,13 @@ class Decoder(nnx.Module):
         self.config = config
         _add_layers(self, "decoder", config, param_dtype, rngs)
 
-    def __call__(self, latent: jax.Array, *, remat: bool = False) -> jax.Array:
+    def __call__(
+        self, latent: jax.Array, *, remat: bool = False, multiprocessors: int = 0
+    ) -> jax.Array:
         """Map (n, h, w, z) to (n, 8h, 8w, 3) in the latent's dtype.
 
-        Sides are multiplied by 32 in taesana. With remat each block is recomputed in the gradient.
+        Sides are multiplied by 32 in taesana. The options are those of `apply_layers`.
         """
         layers = layers_of("decoder", self.config)
-        x = apply_layers(self, layers, latent, latent.dtype, remat=remat)
-        return narrow(x * 2 - 1, latent.dtype)
+        options: dict[str, Any] = {"remat": remat, "multiprocessors": multiprocessors}
+        return apply_layers(self, layers, latent, **options)

@@ -17,7 +17,7 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from ..config import AutoencoderTinyConfig
-from .convolutions import narrow, widen
+from ..kernels import round_to, upcast
 from .functional import Params, bind, half_of, partitioned, resolve_dtypes
 from .layers import Layer, split_layers, stages_of
 from .modules import Decoder, apply_layer
@@ -84,13 +84,13 @@ def _decode_reduced(
 ) -> jax.Array:
     def run(params: tuple[Params, Params], latent: jax.Array) -> jax.Array:
         (decoder_params, head), latent = params, latent.astype(compute)
-        start, image = 0, head["bias"].astype(widen(latent).dtype).reshape(1, 1, 1, -1)
+        start, image = 0, head["bias"].astype(upcast(latent).dtype).reshape(1, 1, 1, -1)
         for x in features(decoder_params, latent, config=config, scale=scale):
             # A sum over the features: side by side in channels they would take the memory again.
             stop = start + x.shape[-1]
             image = image + _convolve(x, head["kernel"][:, :, start:stop])
             start = stop
-        return narrow(image, compute).astype(result)
+        return round_to(image, compute).astype(result)
 
     return partitioned(run, latent)((decoder_params, head), latent)
 
@@ -110,10 +110,9 @@ def features(
     assert isinstance(module, Decoder)
     layers, start = _layers(config, scale)
     for i, layer in enumerate(layers):
-        x = x if layer.kind == "activation" else narrow(x, latent.dtype)
         x = apply_layer(module, layer, x)
         if i >= start:
-            yield narrow(x, latent.dtype)
+            yield x
 
 
 def _layers(config: AutoencoderTinyConfig, scale: float) -> tuple[tuple[Layer, ...], int]:
@@ -129,7 +128,7 @@ def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
         window_strides=(1, 1),
         padding="SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        preferred_element_type=widen(x).dtype,
+        preferred_element_type=upcast(x).dtype,
     )
 
 

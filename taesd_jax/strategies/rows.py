@@ -11,7 +11,6 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from ..config import AutoencoderTinyConfig
-from ..model.convolutions import narrow
 from ..model.functional import Params, bind, half_of, placement, resolve_dtypes
 from ..model.layers import Half
 from ..model.modules import apply_layers
@@ -162,7 +161,7 @@ def _apply_whole(
 ) -> jax.Array:
     module = bind(half_params, half, config)
     layers = Stream(half, config, plan, 0).parts[0]
-    return narrow(apply_layers(module, layers, x.astype(compute), compute), compute)
+    return apply_layers(module, layers, x.astype(compute))
 
 
 @functools.partial(jax.jit, static_argnums=(4, 5, 6))

@@ -11,7 +11,6 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from ..config import AutoencoderTinyConfig
-from ..model.convolutions import narrow
 from ..model.functional import Params, bind, half_of, partitioned, resolve_dtypes
 from ..model.layers import Half, split_layers, stages_of
 from ..model.modules import Decoder, Encoder, apply_layers
@@ -133,10 +132,10 @@ def _stream(
         module = bind(half_params, stream.half, stream.config)
         x = x.astype(compute)
         if stream.half == "decoder":
-            x = narrow(apply_layers(module, stream.parts[0], x, compute), compute)
+            x = apply_layers(module, stream.parts[0], x)
         out = _strips(module, x, stream, compute)
         if stream.half == "encoder":
-            out = narrow(apply_layers(module, stream.parts[0], out, compute), compute)
+            out = apply_layers(module, stream.parts[0], out)
         return out.astype(result)
 
     return partitioned(run, x)(half_params, x)

@@ -19,9 +19,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from ..config import AutoencoderTinyConfig
-from ..model.convolutions import Conv, UpsampleConv, narrow, widen
+from ..model.convolutions import Conv, UpsampleConv
 from ..model.layers import Half, Layer, changes_size, split_layers
-from ..model.modules import Decoder, Encoder, apply_layer
+from ..model.modules import Decoder, Encoder, apply_layer, to_unsigned
 
 
 class Plan(NamedTuple):
@@ -121,11 +121,11 @@ class Stream:
         Returns:
             A strip of the result, and the rows that the next one needs.
         """
-        x = (widen(x) + 1) / 2 if self.half == "encoder" else x
+        x = to_unsigned(x) if self.half == "encoder" else x
         walk = _Walk(top, self.height, kept)
         for layer in self.parts[1]:
-            x = walk.apply(module, layer, x if layer.kind == "activation" else narrow(x, dtype))
-        return narrow(x * 2 - 1 if self.half == "decoder" else x, dtype), walk.kept
+            x = apply_layer(module, layer, x, convolve=walk.convolve, align_skip=walk.wait)
+        return x, walk.kept
 
 
 def height_after(layers: Sequence[Layer], height: int) -> int:
@@ -164,14 +164,7 @@ class _Walk:
         self.kept: list[jax.Array] = []
         self._old = None if kept is None else iter(kept)
 
-    def apply(self, module: Encoder | Decoder, layer: Layer, x: jax.Array) -> jax.Array:
-        if layer.kind == "block":
-            return getattr(module, layer.name)(x, convolve=self.convolve, wait=self.wait)
-        if layer.kind in ("conv", "upsample_conv"):
-            return self.convolve(getattr(module, layer.name), x)
-        return apply_layer(module, layer, x)
-
-    def convolve(self, conv: Conv | UpsampleConv, x: jax.Array) -> jax.Array:
+    def convolve(self, conv: Conv | UpsampleConv, x: jax.Array, **options: Any) -> jax.Array:
         rows = x.shape[1]
         x = self.inside(x)
         # Above the image is one row of zeros.
@@ -186,7 +179,7 @@ class _Walk:
             self.top, self.height = self.top // 2, -(-self.height // 2)
         else:
             self.kept.append(x[:, -2:])
-        return conv(x, pad_rows=False)
+        return conv(x, pad_rows=False, **options)
 
     def wait(self, x: jax.Array) -> jax.Array:
         """Hold back the three rows that the block's convolutions have not come to."""

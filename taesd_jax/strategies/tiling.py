@@ -15,7 +15,6 @@ from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from ..config import AutoencoderTinyConfig
-from ..model.convolutions import narrow
 from ..model.functional import (
     Params,
     bind,
@@ -225,5 +224,4 @@ def _apply_whole(
     half_params: Params, x: jax.Array, tiling: Tiling, compute: str, result: str
 ) -> jax.Array:
     module = bind(half_params, tiling.half, tiling.config)
-    x = apply_layers(module, tiling.whole_layers, x.astype(compute), compute)
-    return narrow(x, compute).astype(result)
+    return apply_layers(module, tiling.whole_layers, x.astype(compute)).astype(result)

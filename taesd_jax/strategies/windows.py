@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from ..config import AutoencoderTinyConfig
-from ..model.convolutions import Conv, UpsampleConv, narrow, widen
+from ..model.convolutions import Conv, UpsampleConv
 from ..model.layers import Half, Layer, changes_size, split_layers
-from ..model.modules import Decoder, Encoder, apply_layer
+from ..model.modules import Decoder, Encoder, apply_layer, to_unsigned
 
 # Side of a tile in latents.
 TILE = 64
@@ -121,16 +121,22 @@ class Tiling:
         Returns:
             The tile (n, side_out, side_out, c).
         """
-        x = (widen(x) + 1) / 2 if self.half == "encoder" else x
+        x = to_unsigned(x) if self.half == "encoder" else x
         window = _Window(place, size)
         for layer, (start, _), (first, last) in zip(
             self.layers, self.spans[:-1], self.spans[1:], strict=True
         ):
             window.start = start
-            x = window.apply(module, layer, x if layer.kind == "activation" else narrow(x, dtype))
+            x = apply_layer(
+                module,
+                layer,
+                x,
+                convolve=window.convolve,
+                align_skip=lambda x: x[:, 3:-3, 3:-3],
+            )
             top = first - window.start  # an upsample gives pairs, of which one may be too much
             x = x[:, top : top + last - first, top : top + last - first]
-        return narrow(x * 2 - 1 if self.half == "decoder" else x, dtype)
+        return x
 
 
 class _Window:
@@ -145,16 +151,8 @@ class _Window:
     def __init__(self, place: jax.Array, size: jax.Array):
         self.place, self.size, self.start = place, size, 0
 
-    def apply(self, module: Encoder | Decoder, layer: Layer, x: jax.Array) -> jax.Array:
-        if layer.kind == "block":
-            block = getattr(module, layer.name)
-            return block(x, convolve=self.convolve, wait=lambda x: x[:, 3:-3, 3:-3])
-        if layer.kind in ("conv", "upsample_conv"):
-            return self.convolve(getattr(module, layer.name), x)
-        return apply_layer(module, layer, x)
-
-    def convolve(self, conv: Conv | UpsampleConv, x: jax.Array) -> jax.Array:
-        y = conv(self.inside(x), pad_rows=False, pad_columns=False)
+    def convolve(self, conv: Conv | UpsampleConv, x: jax.Array, **options: Any) -> jax.Array:
+        y = conv(self.inside(x), pad_rows=False, pad_columns=False, **options)
         self.start += 1
         if isinstance(conv, UpsampleConv):
             self.start, self.place, self.size = 2 * self.start, 2 * self.place, 2 * self.size

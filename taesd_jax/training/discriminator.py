@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..model.convolutions import Convolve, convolve
+from ..kernels import Convolve, convolve
 from .losses import fine_detail
 
 Params = dict[str, Any]

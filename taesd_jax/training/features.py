@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from ..config import AutoencoderTinyConfig
-from ..model.convolutions import Convolve, convolve, narrow
+from ..kernels import Convolve, convolve
 from ..model.functional import Params, bind
 from ..model.layers import Half, changes_size, layers_of
-from ..model.modules import apply_layer
+from ..model.modules import apply_layer, to_unsigned
 
 
 def stage_features(
@@ -42,16 +42,15 @@ def stage_features(
         Latents or images, as of `encode` and `decode`, and (n, h, w, c) of each stage in the order
         in which they run, the last of them before the last convolution.
     """
-    module, dtype = bind(half_params, half, config), x.dtype
+    module = bind(half_params, half, config)
     module.set_attributes(convolve=convolve)
     found: list[jax.Array] = []
     if half == "encoder":
-        x = (x + 1) / 2
+        x = to_unsigned(x)
     layers, opening = layers_of(half, config), 1
     if half == "encoder" and config.encoder_stem_channels:
-        opening = 2 * len(config.encoder_stem_channels)  # each with its activation
+        opening = len(config.encoder_stem_channels)
     for i, layer in enumerate(layers):
-        x = x if layer.kind == "activation" else narrow(x, dtype)
         if i >= opening and (changes_size(layer) or i == len(layers) - 1):
             x = x if nudges is None else x + nudges[len(found)]
             found.append(x)
@@ -59,7 +58,7 @@ def stage_features(
             x = jax.checkpoint(lambda x, layer=layer: apply_layer(module, layer, x))(x)
         else:
             x = apply_layer(module, layer, x)
-    return narrow(x * 2 - 1 if half == "decoder" else x, dtype), found
+    return x, found
 
 
 def feature_distance(features: list[jax.Array], wanted: list[jax.Array]) -> jax.Array:

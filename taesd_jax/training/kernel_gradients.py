@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..model.convolutions import Padding, convolve
+from ..kernels import Padding, convolve
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

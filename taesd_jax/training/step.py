@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
-from ..model.convolutions import Convolve, convolve
+from ..kernels import Convolve, convolve
 from ..model.functional import Params, decode, is_sharded
 from ..model.layers import Half
 from .discriminator import Buffer, corrected_target, discriminator_loss, replay

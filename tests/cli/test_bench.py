@@ -9,7 +9,8 @@ from models import SMALL
 
 from taesd_jax import cli, decode, init
 from taesd_jax.cli import measurement
-from taesd_jax.cli.measurement import OURS, Case
+from taesd_jax.cli.counts import count_full
+from taesd_jax.cli.runners import OURS, Case
 
 
 @pytest.mark.parametrize("half", ["encoder", "decoder"])
@@ -40,7 +41,7 @@ def test_what_cannot_run_says_why():
 
 
 def test_what_xla_counts():
-    counts = measurement.count_whole(Case(SMALL, "decoder", 64, 1, "float32", 2))
+    counts = count_full(Case(SMALL, "decoder", 64, 1, "float32", 2))
     z = jax.ShapeDtypeStruct((1, 8, 8, 4), jnp.float32)
     params = jax.eval_shape(lambda: init(jax.random.key(0), config=SMALL))
     compiled = jax.jit(lambda p, z: decode(p, z, config=SMALL)).lower(params, z).compile()
