@@ -15,7 +15,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[2])]
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import jax
 import jax.numpy as jnp
@@ -74,31 +74,25 @@ def forms(count):
     def enlarged(x, k):
         return plain(jnp.repeat(jnp.repeat(x, 2, 1), 2, 2), k)
 
-    ours = {"multiprocessors": count}
+    conv = functools.partial(hopper.conv, multiprocessors=count)
+    upsample = functools.partial(hopper.upsample_conv, multiprocessors=count)
+    to_image = functools.partial(hopper.conv_to_image, multiprocessors=count)
     return [
-        (
-            "conv",
-            lambda x, k, b, s, i: hopper.conv(x, k, **ours),
-            lambda x, k, b, s, i: plain(x, k),
-        ),
+        ("conv", lambda x, k, b, s, i: conv(x, k), lambda x, k, b, s, i: plain(x, k)),
         (
             "conv, bias, relu",
-            lambda x, k, b, s, i: hopper.conv(x, k, b, relu=True, **ours),
+            lambda x, k, b, s, i: conv(x, k, b, relu=True),
             lambda x, k, b, s, i: plain(x, k, b, relu=True),
         ),
         (
             "conv, bias, skip, relu",
-            lambda x, k, b, s, i: hopper.conv(x, k, b, s, relu=True, **ours),
+            lambda x, k, b, s, i: conv(x, k, b, s, relu=True),
             lambda x, k, b, s, i: plain(x, k, b, s, relu=True),
         ),
-        (
-            "upsample",
-            lambda x, k, b, s, i: hopper.upsample_conv(x, k, **ours),
-            lambda x, k, b, s, i: enlarged(x, k),
-        ),
+        ("upsample", lambda x, k, b, s, i: upsample(x, k), lambda x, k, b, s, i: enlarged(x, k)),
         (
             "to image",
-            lambda x, k, b, s, i: hopper.conv_to_image(x, i, b[:3], **ours),
+            lambda x, k, b, s, i: to_image(x, i, b[:3]),
             lambda x, k, b, s, i: plain(x, i, b[:3]),
         ),
     ]
