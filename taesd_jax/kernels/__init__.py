@@ -1,6 +1,6 @@
 """One convolution with what follows it, in the arithmetic and by the kernels that suit a device."""
 
-from .device import count_multiprocessors
+from .choice import count_multiprocessors
 from .forms import Convolve, ConvSpec, Padding, activation, conv_in_float32, convolve
 from .fused_conv import fused_conv
 from .rounding import is_half, round_to, upcast

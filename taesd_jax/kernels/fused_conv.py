@@ -22,12 +22,9 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from .device import SWITCH
+from .choice import SWITCH, is_covered
 from .forms import TO_SIGNED, ConvSpec, conv_in_float32, conv_in_half, fold_to_signed
 from .rounding import is_half
-
-_CHANNELS = 64  # of the Hopper kernels
-_MOST_IMAGE_CHANNELS = 8
 
 half_conv_p = Primitive("half_conv")
 
@@ -111,8 +108,8 @@ def _lower(form: Any) -> Any:
 
 
 def _lower_for_cuda(ctx: Any, *arrays: Any, spec: ConvSpec, has_bias: bool) -> Any:
-    x, kernel = (aval for aval in ctx.avals_in[:2])
-    if _is_covered(x, kernel, spec, len(arrays) > 2 + has_bias) and _is_one_device(ctx):
+    x, kernel = ctx.avals_in[:2]
+    if is_covered(x, kernel, spec, has_skip=len(arrays) > 2 + has_bias) and _is_one_device(ctx):
         try:
             return _lower(_conv_on_hopper)(ctx, *arrays, spec=spec, has_bias=has_bias)
         except Exception as error:  # Pallas promises nothing about these kernels' API.
@@ -137,23 +134,6 @@ def _is_one_device(ctx: Any) -> bool:
         return devices == 1
     mesh = context.axis_context.mesh
     return frozenset(context.axis_context.manual_axes) == frozenset(mesh.axis_names)
-
-
-def _is_covered(x: Any, kernel: Any, spec: ConvSpec, has_skip: bool) -> bool:
-    """Return whether a kernel of ours serves these shapes."""
-    _, h, w, c = x.shape
-    if not spec.multiprocessors or c != _CHANNELS or kernel.shape[:2] != (3, 3):
-        return False
-    if spec.stride != 1 or spec.padding != ((1, 1), (1, 1)) or not spec.rounded or any(spec.crop):
-        return False
-    if spec.activation == TO_SIGNED:
-        plain = not has_skip and not spec.upsample
-        return plain and kernel.shape[3] <= _MOST_IMAGE_CHANNELS and w % 32 == 0
-    if kernel.shape[3] != _CHANNELS or w % 8:
-        return False
-    if spec.upsample:
-        return not has_skip and spec.activation is None
-    return h % 2 == 0 and spec.activation in (None, "relu")
 
 
 def _conv_on_hopper(

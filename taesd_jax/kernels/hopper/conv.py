@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,8 @@ from .tiles import Tiles
 _REGISTERS = (240, 24)
 
 
+# Compiled as functions of their own, so that equal layers share one kernel.
+@functools.partial(jax.jit, static_argnames=("relu", "multiprocessors"))
 def conv(
     x: jax.Array,
     kernel: jax.Array,
@@ -42,6 +45,7 @@ def conv(
     return _convolve(x, taps, bias, skip, relu=relu, multiprocessors=multiprocessors)
 
 
+@functools.partial(jax.jit, static_argnames="multiprocessors")
 def upsample_conv(x: jax.Array, kernel: jax.Array, *, multiprocessors: int) -> jax.Array:
     """Return the convolution of x enlarged twice by nearest neighbour, (n, 2h, 2w, 64).
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ _COLUMNS = 8  # of a product: the most channels of an image, and what a wgmma ta
 _PIXELS = 64  # that a worker multiplies at a time
 
 
+@functools.partial(jax.jit, static_argnames="multiprocessors")
 def conv_to_image(
     x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, multiprocessors: int
 ) -> jax.Array:

@@ -1,0 +1,208 @@
+"""The kernels for Hopper GPUs, as far as they can be seen without one: where they are chosen, and
+that they lower. tests/tools/gpu.py checks what they compute."""
+
+import functools
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import export
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from taesd_jax import VARIANTS
+from taesd_jax.kernels import ConvSpec, count_multiprocessors
+from taesd_jax.kernels.choice import is_covered
+from taesd_jax.model.functional import Params, abstract_params, bind
+
+CAN_LOWER = pytest.mark.skipif(jax.__version_info__ < (0, 11, 1), reason="Pallas is older")
+CALL = "custom_call @mosaic_gpu_v2"
+ON = ConvSpec(multiprocessors=132)
+
+
+def gpu(capability="9.0", count=132):
+    return types.SimpleNamespace(
+        platform="gpu", compute_capability=capability, core_count=count, device_kind="a GPU"
+    )
+
+
+CPU = types.SimpleNamespace(platform="cpu")
+
+
+@CAN_LOWER
+@pytest.mark.parametrize(
+    ("devices", "count"),
+    [
+        ([CPU], 0),
+        ([gpu()], 132),
+        ([gpu(count=114)], 114),
+        ([CPU, gpu()], 132),
+        ([gpu("8.0")], 0),
+        ([gpu("10.0")], 0),
+        ([gpu(), gpu("8.0")], 0),
+        ([gpu(), gpu()], 132),
+    ],
+)
+def test_devices(devices, count, monkeypatch):
+    monkeypatch.delenv("TAESD_JAX_KERNELS", raising=False)
+    assert count_multiprocessors(devices=devices) == count
+    assert count_multiprocessors(False, devices=devices) == 0
+    assert count_multiprocessors(True, devices=devices) == (count or 132)
+    monkeypatch.setenv("TAESD_JAX_KERNELS", "0")
+    assert count_multiprocessors(devices=devices) == 0
+
+
+def shape(*sides):
+    return jax.ShapeDtypeStruct(sides, jnp.bfloat16)
+
+
+UP, IMAGE, RELU = (
+    ConvSpec(multiprocessors=132, **options)
+    for options in ({"upsample": True}, {"activation": "to_signed"}, {"activation": "relu"})
+)
+
+
+@pytest.mark.parametrize(
+    ("x", "kernel", "spec", "has_skip", "covered"),
+    [
+        ((1, 64, 64, 64), (3, 3, 64, 64), ON, False, True),
+        ((1, 64, 64, 64), (3, 3, 64, 64), ConvSpec(), False, False),
+        ((3, 34, 72, 64), (3, 3, 64, 64), RELU, True, True),
+        ((3, 35, 72, 64), (3, 3, 64, 64), RELU, True, False),
+        ((3, 34, 76, 64), (3, 3, 64, 64), RELU, True, False),
+        ((1, 64, 64, 56), (3, 3, 56, 56), ON, False, False),
+        ((1, 64, 64, 64), (3, 3, 64, 56), ON, False, False),
+        ((1, 64, 64, 64), (1, 1, 64, 64), ON, False, False),
+        ((1, 64, 64, 64), (3, 3, 64, 64), ConvSpec(stride=2, multiprocessors=132), False, False),
+        (
+            (1, 64, 64, 64),
+            (3, 3, 64, 64),
+            ConvSpec(padding=((0, 0), (1, 1)), multiprocessors=132),
+            False,
+            False,
+        ),
+        (
+            (1, 64, 64, 64),
+            (3, 3, 64, 64),
+            ConvSpec(activation="silu", multiprocessors=132),
+            False,
+            False,
+        ),
+        ((1, 33, 64, 64), (3, 3, 64, 64), UP, False, True),
+        ((1, 33, 64, 64), (3, 3, 64, 64), UP, True, False),
+        ((1, 33, 64, 64), (3, 3, 64, 3), IMAGE, False, True),
+        ((1, 33, 72, 64), (3, 3, 64, 3), IMAGE, False, False),
+        ((1, 33, 64, 64), (3, 3, 64, 12), IMAGE, False, False),
+    ],
+)
+def test_shapes(x, kernel, spec, has_skip, covered):
+    assert is_covered(shape(*x), shape(*kernel), spec, has_skip=has_skip) == covered
+
+
+def decoder(variant="taesd", *, multiprocessors=132):
+    config = VARIANTS[variant]
+    params = jax.tree.map(lambda p: shape(*p.shape), abstract_params("decoder", config))
+
+    def run(params: Params, z: jax.Array) -> jax.Array:
+        return bind(params, "decoder", config)(z, multiprocessors=multiprocessors)
+
+    return run, params, shape(2, 16, 16, config.latent_channels)
+
+
+def lower(run, *shapes, platform="cuda"):
+    return jax.jit(run).trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
+
+
+def count_kernels(run, *shapes, platform="cuda"):
+    return lower(run, *shapes, platform=platform).count(CALL)
+
+
+@CAN_LOWER
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("form", ["conv", "skip", "upsample", "to image"])
+@pytest.mark.parametrize("size", [(1, 32, 32), (3, 34, 72), (1, 2, 1024)])
+def test_every_form_lowers(form, size, dtype):
+    from taesd_jax.kernels import hopper
+
+    x, skip = (jax.ShapeDtypeStruct((*size, 64), dtype) for _ in range(2))
+    kernel, to_image = (jax.ShapeDtypeStruct((3, 3, 64, c), dtype) for c in (64, 3))
+    bias = jax.ShapeDtypeStruct((64,), dtype)
+    if form == "to image" and size[2] % 32:
+        pytest.skip("not covered")
+    run, shapes = {
+        "conv": (lambda x, k, b: hopper.conv(x, k, b, multiprocessors=132), (x, kernel, bias)),
+        "skip": (
+            lambda x, k, b, s: hopper.conv(x, k, b, s, relu=True, multiprocessors=132),
+            (x, kernel, bias, skip),
+        ),
+        "upsample": (lambda x, k: hopper.upsample_conv(x, k, multiprocessors=132), (x, kernel)),
+        "to image": (lambda x, k: hopper.conv_to_image(x, k, multiprocessors=132), (x, to_image)),
+    }[form]
+    assert count_kernels(run, *shapes) == 1
+
+
+@CAN_LOWER
+def test_a_decoder_is_twelve_kernels_and_one_convolution():
+    run, params, z = decoder()
+    text = lower(run, params, z)
+    # At four sizes with and without a skip, three enlargements, and the image: each once.
+    assert text.count(CALL) == 12
+    assert text.count("stablehlo.convolution") == 1
+    assert count_kernels(run, params, z, platform="cpu") == 0
+    assert count_kernels(decoder(multiprocessors=0)[0], params, z) == 0
+
+
+@CAN_LOWER
+def test_transformations_keep_the_kernels():
+    run, params, z = decoder()
+    for transformed in (
+        jax.vmap(lambda params, z: run(params, z[None])[0], (None, 0)),
+        lambda params, z: jax.lax.map(lambda z: run(params, z[None])[0], z),
+        lambda params, z: jax.checkpoint(run)(params, z),
+    ):
+        assert count_kernels(transformed, params, z) == 12
+
+
+@CAN_LOWER
+def test_gradients_never_meet_them():
+    run, params, z = decoder()
+
+    def loss(params, z):
+        return run(params, z).astype(jnp.float32).mean()
+
+    assert count_kernels(jax.grad(loss, (0, 1)), params, z) == 0
+
+
+@CAN_LOWER
+def test_exported_programs_run_on_any_gpu():
+    run, params, z = decoder()
+    assert (
+        "mosaic_gpu" not in export.export(jax.jit(run), platforms=["cuda"])(params, z).mlir_module()
+    )
+
+
+@CAN_LOWER
+def test_several_devices_keep_them_where_each_has_its_own_images():
+    run, params, z = decoder()
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    whole, batch = PartitionSpec(), PartitionSpec("data")
+    split = jax.shard_map(run, mesh=mesh, in_specs=(whole, batch), out_specs=batch)
+    assert count_kernels(split, params, z) == 12
+    # XLA's partitioner cannot divide a kernel, so it is given its own convolutions.
+    put = functools.partial(NamedSharding, mesh)
+    jitted = jax.jit(run, in_shardings=(put(whole), put(batch)))
+    assert count_kernels(jitted, params, z) == 0
+
+
+@CAN_LOWER
+def test_a_pallas_that_has_changed_means_xla_and_a_warning(monkeypatch):
+    from taesd_jax.kernels import hopper
+
+    def broken(*_, **__):
+        raise AttributeError("module 'mosaic_gpu' has no attribute 'wgmma'")
+
+    monkeypatch.setattr(hopper, "conv", broken)
+    run, params, z = decoder()
+    with pytest.warns(UserWarning, match="TAESD_JAX_KERNELS=0"):
+        text = lower(run, params, z)
+    assert text.count("stablehlo.convolution") == 31
