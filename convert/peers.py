@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from taesd_jax.config import AutoencoderTinyConfig
-from taesd_jax.model.layers import Half
+from taesd_jax.model.layers import Component
 from taesd_jax.weights import save
 
 from .torch_modules import TorchAutoencoderTiny
@@ -23,23 +23,23 @@ def make_peer(
     name: str,
     params: dict[str, Any],
     config: AutoencoderTinyConfig,
-    half: Half,
+    component: Component,
     x: np.ndarray,
     *,
     dtype: str,
     threads: int,
 ) -> Callable[[], np.ndarray]:
-    """Return a function that runs one half on x and returns the result, both NHWC and float32.
+    """Return a function that runs one component on x and returns the result, both NHWC and float32.
 
     PyTorch runs diffusers' `AutoencoderTiny`, or our reference where that cannot express the model:
     "eager" in PyTorch's own layout, as users run it, "channels_last", and by `torch.compile`. ONNX
-    Runtime and OpenVINO run what they make of the PyTorch half.
+    Runtime and OpenVINO run what they make of the PyTorch component.
 
     Args:
         name: As above, or "compile" for `torch.compile`.
-        params: Both halves.
+        params: Both components.
         config: Architecture.
-        half: Which half.
+        component: Which component.
         x: Its input, NHWC.
         dtype: "float32" or "bfloat16".
         threads: Threads to use on a CPU.
@@ -51,12 +51,12 @@ def make_peer(
     torch.set_num_threads(threads)
     example = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
     if name == "onnxruntime":
-        return _onnxruntime(_reference(params, config, half), example, dtype, threads)
+        return _onnxruntime(_reference(params, config, component), example, dtype, threads)
     if name == "openvino":
-        return _openvino(_reference(params, config, half), example, dtype, threads)
+        return _openvino(_reference(params, config, component), example, dtype, threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = _diffusers(params, config, half) if config.fits_diffusers else None
-    model = model or _reference(params, config, half)
+    model = _diffusers(params, config, component) if config.fits_diffusers else None
+    model = model or _reference(params, config, component)
     kind = getattr(torch, dtype)
     model, example = model.to(device, kind), example.to(device, kind)
     if name == "channels_last":
@@ -74,9 +74,9 @@ def make_peer(
 class _Method(nn.Module):
     """One method of diffusers' class as a module."""
 
-    def __init__(self, model: Any, half: Half):
+    def __init__(self, model: Any, component: Component):
         super().__init__()
-        self.model, self.method = model, half
+        self.model, self.method = model, component
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         model: Any = self.model
@@ -84,7 +84,9 @@ class _Method(nn.Module):
         return run(x, return_dict=False)[0]
 
 
-def _diffusers(params: dict[str, Any], config: AutoencoderTinyConfig, half: Half) -> nn.Module:
+def _diffusers(
+    params: dict[str, Any], config: AutoencoderTinyConfig, component: Component
+) -> nn.Module:
     from diffusers.models import AutoencoderTiny
     from diffusers.utils import logging
 
@@ -92,11 +94,13 @@ def _diffusers(params: dict[str, Any], config: AutoencoderTinyConfig, half: Half
     with tempfile.TemporaryDirectory() as folder:
         save(folder, params, config, layout="diffusers")
         model = AutoencoderTiny.from_pretrained(folder, low_cpu_mem_usage=False)
-    return _Method(model, half).eval()
+    return _Method(model, component).eval()
 
 
-def _reference(params: dict[str, Any], config: AutoencoderTinyConfig, half: Half) -> nn.Module:
-    return getattr(TorchAutoencoderTiny(params, config).eval(), half)
+def _reference(
+    params: dict[str, Any], config: AutoencoderTinyConfig, component: Component
+) -> nn.Module:
+    return getattr(TorchAutoencoderTiny(params, config).eval(), component)
 
 
 def _onnxruntime(
@@ -109,7 +113,7 @@ def _onnxruntime(
     options.intra_op_num_threads = threads
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        path = Path(folder, "half.onnx")
+        path = Path(folder, "model.onnx")
         torch.onnx.export(model, (example,), path, dynamo=False, input_names=["x"])
         providers = ["CPUExecutionProvider"]
         session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=providers)

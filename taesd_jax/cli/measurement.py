@@ -20,10 +20,10 @@ import numpy as np
 from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
 from ..errors import one_line
-from ..model.functional import Params, abstract_params, decode, encode, init
-from ..model.layers import HALVES, Half, stages_of
-from ..strategies.streaming import decode_streaming, encode_streaming
-from ..strategies.strips import Plan
+from ..model.functional import Params, abstract_params, init
+from ..model.layers import COMPONENTS, Component, stages_of
+from ..strategies.run import decode, encode
+from ..strategies.strategy import Full, Strategy, Strips, min_full_stages
 
 OURS = "taesd-jax"
 Run = Callable[[], np.ndarray]
@@ -43,7 +43,7 @@ class Case(NamedTuple):
     """
 
     config: AutoencoderTinyConfig
-    half: Half
+    half: Component
     size: int
     batch: int
     dtype: str
@@ -95,12 +95,12 @@ def set_threads(threads: int | None) -> int:
     return len(os.sched_getaffinity(0))
 
 
-def plans_of(half: Half, config: AutoencoderTinyConfig) -> dict[str, Plan | None]:
-    """Name the plans that are compared: whole, and strips of two heights behind each stage."""
-    plans: dict[str, Plan | None] = {"whole": None}
-    for whole in range(int(config.pool_channels > 0), stages_of(half, config)):
+def plans_of(half: Component, config: AutoencoderTinyConfig) -> dict[str, Strategy]:
+    """Name the strategies that are compared: whole, and strips of several heights."""
+    plans: dict[str, Strategy] = {"whole": Full()}
+    for stages in range(min_full_stages(config), stages_of(half, config)):
         for rows in (2, 4, 8, 16):
-            plans[f"{whole}, {rows}"] = Plan(whole, rows)
+            plans[f"{stages}, {rows}"] = Strips(stages, rows)
     return plans
 
 
@@ -125,11 +125,8 @@ def make_run(name: str, case: Case, make_peer: MakePeer | None) -> Run:
         if decoding:
             return lambda: np.asarray(vae.decode(value).sample)
         return lambda: np.asarray(vae.encode(value).latents)
-    if plan := plans[name]:
-        streamed = decode_streaming if decoding else encode_streaming
-        return lambda: np.asarray(streamed(params, value, config=case.config, plan=plan))
-    run = decode if decoding else encode
-    return lambda: np.asarray(run(params, value, config=case.config))
+    run, strategy = decode if decoding else encode, plans[name]
+    return lambda: np.asarray(run(params, value, config=case.config, strategy=strategy))
 
 
 def random_params(config: AutoencoderTinyConfig) -> Params:
@@ -140,7 +137,7 @@ def random_params(config: AutoencoderTinyConfig) -> Params:
         fan_in = np.prod(shape.shape[:-1]) if len(shape.shape) > 1 else 100
         return (rng.standard_normal(shape.shape) / np.sqrt(fan_in)).astype(np.float32)
 
-    return {half: jax.tree.map(draw, abstract_params(half, config)) for half in HALVES}
+    return {half: jax.tree.map(draw, abstract_params(half, config)) for half in COMPONENTS}
 
 
 def measure(

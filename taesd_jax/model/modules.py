@@ -16,7 +16,8 @@ from jax.typing import DTypeLike
 from ..config import AutoencoderTinyConfig
 from .blocks import Block, activation, clamp
 from .convolutions import Conv, UpsampleConv, narrow, widen
-from .layers import Half, Layer, layers_of
+from .layers import Component as Half
+from .layers import Layer, layers_of
 
 
 def apply_layer(module: Encoder | Decoder, layer: Layer, x: jax.Array) -> jax.Array:
