@@ -18,7 +18,7 @@ from flax import nnx
 from taesd_jax.config import AutoencoderTinyConfig
 from taesd_jax.io.images import pad_image, read_image
 from taesd_jax.model.functional import bind
-from taesd_jax.model.layers import HALVES, Half, Layer, layers_of
+from taesd_jax.model.layers import COMPONENTS, Component, Layer, layers_of
 from taesd_jax.model.modules import Decoder, Encoder, apply_layer
 
 from .state_dicts import to_array, to_tensor
@@ -37,10 +37,10 @@ _FLOORS = {"bfloat16": 2**-12, "float16": 2**-15}
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The error of one layer or one whole half, ours against PyTorch's float32.
+    """The error of one layer or component, ours against PyTorch's float32.
 
     Attributes:
-        half: "encoder" or "decoder".
+        component: "encoder" or "decoder".
         layer: Index and kind, or "whole".
         dtype: Dtype of the computation.
         shape: Shape of the output, NHWC.
@@ -53,7 +53,7 @@ class Row:
         ok: Whether the bound for this dtype holds.
     """
 
-    half: str
+    component: str
     layer: str
     dtype: str
     shape: tuple[int, ...]
@@ -92,11 +92,11 @@ class ParityReport:
 
     def table(self) -> str:
         """Return the report as text, a line a row."""
-        head = f"{'half':<9}{'layer':<18}{'dtype':<10}{'max error':>11}{'mean error':>12}"
+        head = f"{'component':<11}{'layer':<18}{'dtype':<10}{'max error':>11}{'mean error':>12}"
         lines = [f"{head}{'torch max':>11}{'torch mean':>12}"]
         for row in self.rows:
             lines.append(
-                f"{row.half:<9}{row.layer:<18}{row.dtype:<10}{row.max_error:>11.2e}"
+                f"{row.component:<11}{row.layer:<18}{row.dtype:<10}{row.max_error:>11.2e}"
                 f"{row.mean_error:>12.2e}{row.torch_max_error:>11.2e}"
                 f"{row.torch_mean_error:>12.2e}"
                 f"  {'ok' if row.ok else 'TOO FAR'}"
@@ -117,13 +117,13 @@ def parity_report(
     image: str | os.PathLike[str] | np.ndarray | None = None,
     seed: int = 0,
 ) -> ParityReport:
-    """Run both frameworks on one picture and compare every layer and both halves.
+    """Run both frameworks on one picture and compare every layer and both components.
 
     A layer is fed PyTorch's float32 activation, so that its row shows its own error alone; "whole"
     rows show what accumulates.
 
     Args:
-        params: {"encoder": ..., "decoder": ...}; either half may be absent.
+        params: {"encoder": ..., "decoder": ...}; either component may be absent.
         config: Architecture.
         image: Picture file or image (h, w, 3) in [-1, 1]; smooth noise by default.
         seed: For the default image, and for the latent where there is no encoder.
@@ -135,29 +135,29 @@ def parity_report(
     # The weights as float32 in both frameworks: bfloat16 rows then round the same numbers.
     params = jax.tree.map(lambda p: np.asarray(p, dtype=np.float32), params)
     rows: list[Row] = []
-    inputs: dict[Half, np.ndarray] = {"encoder": image}
+    inputs: dict[Component, np.ndarray] = {"encoder": image}
     if "encoder" not in params:
         shape = (1, 16, 12, config.latent_channels)
         inputs["decoder"] = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-    for half in HALVES:
-        if half in params:
-            found, result = _compare(params, config, half, inputs[half])
+    for component in COMPONENTS:
+        if component in params:
+            found, result = _compare(params, config, component, inputs[component])
             rows += found
             inputs["decoder"] = result
     return ParityReport(config.variant, tuple(rows))
 
 
 def _compare(
-    params: dict[str, Any], config: AutoencoderTinyConfig, half: Half, x: np.ndarray
+    params: dict[str, Any], config: AutoencoderTinyConfig, component: Component, x: np.ndarray
 ) -> tuple[list[Row], np.ndarray]:
     reference = TorchAutoencoderTiny(params, config)
-    sequence = getattr(reference, half)
-    module = bind(jax.tree.map(jnp.asarray, params[half]), half, config)
+    sequence = getattr(reference, component)
+    module = bind(jax.tree.map(jnp.asarray, params[component]), component, config)
     rows = []
     with torch.no_grad():
         truth = _to_nchw(x)
-        activation = (truth + 1) / 2 if half == "encoder" else truth
-        for layer in layers_of(half, config):
+        activation = (truth + 1) / 2 if component == "encoder" else truth
+        for layer in layers_of(component, config):
             # An upsample stands before its convolution in the published sequence.
             start = layer.index - (layer.kind == "upsample_conv")
             stop = layer.index + 1 + bool(layer.activation)
@@ -168,12 +168,12 @@ def _compare(
                 got = ours(jnp.asarray(_to_nhwc(feed), dtype=dtype)).astype(dtype)
                 other = _in_dtype(layers, feed, OTHER[dtype])
                 name = f"{layer.index} {layer.kind}"
-                rows.append(_row(half, name, dtype, got, activation, other))
+                rows.append(_row(component, name, dtype, got, activation, other))
         expected = sequence(truth)
         for dtype in OTHER:
             got = jax.jit(lambda x: module(x))(jnp.asarray(x, dtype=dtype))
             other = _in_dtype(sequence, truth, OTHER[dtype])
-            rows.append(_row(half, "whole", dtype, got, expected, other))
+            rows.append(_row(component, "whole", dtype, got, expected, other))
     return rows, _to_nhwc(expected)
 
 
@@ -196,7 +196,12 @@ def _in_dtype(module: torch.nn.Module, x: torch.Tensor, dtype: torch.dtype) -> t
 
 
 def _row(
-    half: str, layer: str, dtype: str, got: jax.Array, expected: torch.Tensor, other: torch.Tensor
+    component: str,
+    layer: str,
+    dtype: str,
+    got: jax.Array,
+    expected: torch.Tensor,
+    other: torch.Tensor,
 ) -> Row:
     ours, theirs = np.asarray(got, dtype=np.float32), _to_nhwc(expected)
     error = np.abs(ours - theirs)
@@ -207,7 +212,7 @@ def _row(
     else:
         ok = error.mean() <= max(HALF_RATIO * torch_error.mean(), _FLOORS[dtype] * scale)
     return Row(
-        half,
+        component,
         layer,
         dtype,
         shape=tuple(ours.shape),

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from taesd_jax.config import AutoencoderTinyConfig
-from taesd_jax.model.layers import Half
+from taesd_jax.model.layers import Component
 from taesd_jax.weights import save
 
 from .torch_modules import TorchAutoencoderTiny
@@ -28,7 +28,7 @@ def make_peer(
     name: str,
     params: dict[str, Any],
     config: AutoencoderTinyConfig,
-    half: Half,
+    component: Component,
     x: np.ndarray,
     *,
     dtype: str,
@@ -43,9 +43,9 @@ def make_peer(
 
     Args:
         name: As above, or "compile" for `torch.compile`.
-        params: Both halves.
+        params: Both components.
         config: Architecture.
-        half: Which half.
+        component: Which component.
         x: Its input, NHWC.
         dtype: "float32" or "bfloat16".
         threads: Threads to use on a CPU.
@@ -57,10 +57,12 @@ def make_peer(
     torch.set_num_threads(threads)
     example = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
     if name == "onnxruntime":
-        return _on_host(_onnxruntime(_reference(params, config, half), example, dtype, threads))
+        return _on_host(
+            _onnxruntime(_reference(params, config, component), example, dtype, threads)
+        )
     if name == "openvino":
-        return _on_host(_openvino(_reference(params, config, half), example, dtype, threads))
-    return _torch(name, _diffusers(params, config, half), example, getattr(torch, dtype))
+        return _on_host(_openvino(_reference(params, config, component), example, dtype, threads))
+    return _torch(name, _diffusers(params, config, component), example, getattr(torch, dtype))
 
 
 def _on_host(run: Callable[[], np.ndarray]) -> Peer:
@@ -117,9 +119,9 @@ def _record(run: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
 class _Method(nn.Module):
     """One method of diffusers' class as a module."""
 
-    def __init__(self, model: Any, half: Half):
+    def __init__(self, model: Any, component: Component):
         super().__init__()
-        self.model, self.method = model, half
+        self.model, self.method = model, component
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         model: Any = self.model
@@ -127,9 +129,11 @@ class _Method(nn.Module):
         return run(x, return_dict=False)[0]
 
 
-def _diffusers(params: dict[str, Any], config: AutoencoderTinyConfig, half: Half) -> nn.Module:
+def _diffusers(
+    params: dict[str, Any], config: AutoencoderTinyConfig, component: Component
+) -> nn.Module:
     if not config.fits_diffusers or importlib.util.find_spec("diffusers") is None:
-        return _reference(params, config, half)
+        return _reference(params, config, component)
     from diffusers.models import AutoencoderTiny
     from diffusers.utils import logging
 
@@ -137,11 +141,13 @@ def _diffusers(params: dict[str, Any], config: AutoencoderTinyConfig, half: Half
     with tempfile.TemporaryDirectory() as folder:
         save(folder, params, config, layout="diffusers")
         model = AutoencoderTiny.from_pretrained(folder, low_cpu_mem_usage=False)
-    return _Method(model, half).eval()
+    return _Method(model, component).eval()
 
 
-def _reference(params: dict[str, Any], config: AutoencoderTinyConfig, half: Half) -> nn.Module:
-    return getattr(TorchAutoencoderTiny(params, config).eval(), half)
+def _reference(
+    params: dict[str, Any], config: AutoencoderTinyConfig, component: Component
+) -> nn.Module:
+    return getattr(TorchAutoencoderTiny(params, config).eval(), component)
 
 
 def _onnxruntime(
@@ -154,7 +160,7 @@ def _onnxruntime(
     options.intra_op_num_threads = threads
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        path = Path(folder, "half.onnx")
+        path = Path(folder, "model.onnx")
         torch.onnx.export(model, (example,), path, dynamo=False, input_names=["x"])
         providers = ["CPUExecutionProvider"]
         session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=providers)

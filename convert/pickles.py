@@ -15,7 +15,7 @@ from taesd_jax import weights
 from taesd_jax.config import AutoencoderTinyConfig
 from taesd_jax.errors import CheckpointError, CheckpointNotFoundError
 from taesd_jax.io.files import write_files
-from taesd_jax.model.layers import HALVES
+from taesd_jax.model.layers import COMPONENTS
 from taesd_jax.weights.sources import label_of, pair_file, pickles
 
 from .state_dicts import part_of, to_tensor
@@ -68,13 +68,15 @@ def save_pth(
             "act_fn, the 8-bit range, force_upcast or a scaling factor; write layout 'flax'"
         )
     written = {}
-    for half in HALVES:
-        if half not in params:
+    for component in COMPONENTS:
+        if component not in params:
             continue
-        (tensors,) = weights.serialise({half: params[half]}, config, layout="original").values()
+        (tensors,) = weights.serialise(
+            {component: params[component]}, config, layout="original"
+        ).values()
         buffer = io.BytesIO()
         torch.save({name: to_tensor(t) for name, t in tensors.items()}, buffer)
-        written[pair_file(path, half, ".pth")] = buffer.getvalue()
+        written[pair_file(path, component, ".pth")] = buffer.getvalue()
     write_files(written)
     return list(written)
 

@@ -11,7 +11,7 @@ import torch
 from taesd_jax import weights
 from taesd_jax.config import AutoencoderTinyConfig
 from taesd_jax.errors import CheckpointError
-from taesd_jax.model.layers import HALVES
+from taesd_jax.model.layers import COMPONENTS
 from taesd_jax.weights.names import Scheme
 
 _DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
@@ -23,8 +23,8 @@ def from_torch(
     """Read a module or state dict into params, in its own dtype.
 
     Args:
-        source: diffusers' `AutoencoderTiny`, the original `TAESD`, one of its halves, or a state
-            dict with the names of any scheme. A module's `config`, if it has one, is read too.
+        source: diffusers' `AutoencoderTiny`, the original `TAESD`, one of its components, or a
+            state dict with the names of any scheme. A module's `config`, if any, is read too.
         variant: Label for architectures that shapes cannot tell apart.
 
     Raises:
@@ -48,16 +48,16 @@ def to_torch(
     Args:
         params: {"encoder": ..., "decoder": ...}; "original" takes only one of them.
         config: Architecture.
-        scheme: "diffusers", "comfyui", "original" for one half, or "module" for the `encoder.N`
-            and `decoder.N` of the original's `TAESD` class.
+        scheme: "diffusers", "comfyui", "original" for one component, or "module" for the
+            `encoder.N` and `decoder.N` of the original's `TAESD` class.
 
     Raises:
         CheckpointError: The scheme cannot express this model.
     """
-    halves = [half for half in HALVES if half in params]
-    if scheme == "original" and len(halves) != 1:
+    components = [component for component in COMPONENTS if component in params]
+    if scheme == "original" and len(components) != 1:
         raise CheckpointError(
-            f"scheme 'original' names one half, got {halves}; pass one half, or take "
+            f"scheme 'original' names one component, got {components}; pass one component, or take "
             f"scheme 'module'"
         )
     files = weights.serialise(params, config, layout=scheme)

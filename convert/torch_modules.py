@@ -1,6 +1,6 @@
 """The family as PyTorch modules, built from the same layer list; NCHW, images of [-1, 1].
 
-Indices and names are the published ones, so a half's `state_dict()` is an original file.
+Indices and names are the published ones, so a component's `state_dict()` is an original file.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from taesd_jax.config import AutoencoderTinyConfig
-from taesd_jax.model.layers import POOL_EPSILON, POOL_GROUPS, Half, Layer, layers_of
+from taesd_jax.model.layers import POOL_EPSILON, POOL_GROUPS, Component, Layer, layers_of
 
 from .state_dicts import to_torch
 
@@ -73,9 +73,9 @@ class Block(nn.Module):
         return torch.relu(self.conv(x) + self.skip(x))
 
 
-def _sequence(half: Half, config: AutoencoderTinyConfig) -> list[nn.Module]:
+def _sequence(component: Component, config: AutoencoderTinyConfig) -> list[nn.Module]:
     modules: list[nn.Module] = []
-    for layer in layers_of(half, config):
+    for layer in layers_of(component, config):
         n_in, n_out = layer.in_channels, layer.out_channels
         if layer.kind == "clamp":
             modules.append(Clamp())
@@ -110,10 +110,10 @@ class TorchDecoder(nn.Sequential):
 
 
 class TorchAutoencoderTiny(nn.Module):
-    """The halves that `params` has, with its weights and dtype.
+    """The components that `params` has, with its weights and dtype.
 
     Args:
-        params: {"encoder": ..., "decoder": ...}; either half may be absent.
+        params: {"encoder": ..., "decoder": ...}; either component may be absent.
         config: Architecture.
     """
 

@@ -10,15 +10,12 @@ from .config import VARIANTS, AutoencoderTinyConfig
 from .errors import CheckpointError, CheckpointNotFoundError, PictureError
 from .latents import from_raw, pack, patchify, to_raw, unpack, unpatchify
 from .model.fitting import Fit, fit_heads
-from .model.functional import decode, encode, init
-from .model.thumbnails import decode_reduced
+from .model.functional import init
 from .outputs import AutoencoderTinyOutput, DecoderOutput
-from .strategies.batching import decode_sliced, encode_sliced
-from .strategies.planner import Way
-from .strategies.rows import iter_decode, iter_encode
-from .strategies.streaming import decode_streaming, encode_streaming
-from .strategies.strips import Plan
-from .strategies.tiling import decode_tiled, encode_tiled
+from .strategies.iterators import iter_decode, iter_encode
+from .strategies.planner import Execution
+from .strategies.run import decode, encode
+from .strategies.strategy import Full, Strategy, Strips, Tiles
 from .weights import Checkpoint, add_heads, load, save, save_heads
 
 __all__ = [
@@ -30,20 +27,16 @@ __all__ = [
     "CheckpointError",
     "CheckpointNotFoundError",
     "DecoderOutput",
+    "Execution",
     "Fit",
+    "Full",
     "PictureError",
-    "Plan",
-    "Way",
+    "Strategy",
+    "Strips",
+    "Tiles",
     "add_heads",
     "decode",
-    "decode_reduced",
-    "decode_sliced",
-    "decode_streaming",
-    "decode_tiled",
     "encode",
-    "encode_sliced",
-    "encode_streaming",
-    "encode_tiled",
     "fit_heads",
     "from_raw",
     "init",

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from . import weights
 from .config import AutoencoderTinyConfig
-from .model.functional import Params, init, is_sharded
-from .model.layers import HALVES, Half
-from .model.thumbnails import decode_reduced
-from .model.validation import check_dtype, check_image, check_latent
+from .model.functional import Computation, Params, init
+from .model.layers import COMPONENTS, Component
+from .model.thumbnails import check_scale
+from .model.validation import check_count, check_dtype, check_image, check_latent
 from .outputs import AutoencoderTinyOutput, DecoderOutput
-from .strategies.batching import check_chunk
-from .strategies.planner import Way, choose_way_for, run_way
-from .strategies.tiling import check_tile
-from .strategies.windows import TILE
+from .strategies.planner import Execution, Limits, plan, run_planned
+from .strategies.run import run, select_params
+from .strategies.strategy import Tiles
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -33,8 +30,9 @@ class AutoencoderTiny:
         params: {"encoder": ..., "decoder": ..., "heads": ...}; any may be absent.
         config: Architecture.
         dtype: Dtype of the computation and of the results; the input's by default.
-        memory_budget: Bytes that a call may take beside params, input and result; by default half
-            of what the device has free. Within it encode and decode choose the fastest way.
+        memory_budget: Bytes that a call may take beside params, input and result; by default an
+            eighth of all the memory of the device. Within it encode and decode choose the fastest
+            strategy. Inside jit there is no default: memory is then the whole program's affair.
 
     >>> vae = AutoencoderTiny.init(jax.random.key(0), AutoencoderTinyConfig())
     >>> vae.decode(jnp.zeros((1, 8, 8, 4))).sample.shape
@@ -53,10 +51,9 @@ class AutoencoderTiny:
         self.config = config
         self.dtype = None if dtype is None else jnp.dtype(check_dtype(dtype))
         self.memory_budget = memory_budget
-        self._chunk: int | None = None
-        self._tile: int | None = None
+        self._batch_size: int | None = None
+        self._tile_size: int | None = None
         self._remat = False
-        self._ways: dict[Any, tuple[Way, float]] = {}
 
     @classmethod
     def init(
@@ -139,40 +136,49 @@ class AutoencoderTiny:
             ValueError: The encoder is not loaded, or the image is not as described.
             TypeError: The image is not floating point.
         """
-        self.require("encoder")
-        check_image(image, self.config)
         latents = self._run("encoder", image)
         return AutoencoderTinyOutput(latents) if return_dict else (latents,)
 
     @overload
     def decode(
-        self, latent: ArrayLike, return_dict: Literal[True] = True, *, scale: float = 1
+        self,
+        latent: ArrayLike,
+        return_dict: Literal[True] = True,
+        *,
+        scale: float = 1,
+        out_dtype: DTypeLike | None = None,
     ) -> DecoderOutput: ...
     @overload
     def decode(
-        self, latent: ArrayLike, return_dict: bool, *, scale: float = 1
+        self,
+        latent: ArrayLike,
+        return_dict: bool,
+        *,
+        scale: float = 1,
+        out_dtype: DTypeLike | None = None,
     ) -> tuple[jax.Array]: ...
-    def decode(self, latent: ArrayLike, return_dict: bool = True, *, scale: float = 1) -> Any:
+    def decode(
+        self,
+        latent: ArrayLike,
+        return_dict: bool = True,
+        *,
+        scale: float = 1,
+        out_dtype: DTypeLike | None = None,
+    ) -> Any:
         """Decode latents (n, h, w, z) in model space; returns `.sample`, or a 1-tuple.
 
         Args:
             latent: The latents.
             return_dict: False for the 1-tuple.
-            scale: 1, or the size of the small images of `decode_reduced`, which always runs whole.
+            scale: 1, or that of thumbnails, as for `taesd_jax.decode`.
+            out_dtype: "uint8" for images of 8 bits, as for `taesd_jax.decode`.
 
         Raises:
-            ValueError: The decoder is not loaded, has no head for that scale, or the latent is not
-                as described.
+            ValueError: The decoder is not loaded, has no thumbnails of that scale, or the latent is
+                not as described.
             TypeError: The latent is not floating point.
         """
-        self.require("decoder")
-        check_latent(latent, self.config)
-        if scale == 1:
-            sample = self._run("decoder", latent)
-        else:
-            sample = decode_reduced(
-                self.params, latent, config=self.config, scale=scale, dtype=self.dtype
-            )
+        sample = self._run("decoder", latent, scale=scale, out_dtype=out_dtype)
         return DecoderOutput(sample) if return_dict else (sample,)
 
     @overload
@@ -204,57 +210,62 @@ class AutoencoderTiny:
         check_dtype(latent.dtype)
         return (latent - self.config.latent_shift) * (2 * self.config.latent_magnitude)
 
-    def enable_slicing(self, chunk: int = 1) -> None:
-        """Encode and decode batches on one device `chunk` images at a time."""
-        self._chunk = check_chunk(chunk)
+    def enable_slicing(self, batch_size: int = 1) -> None:
+        """Encode and decode batches on one device `batch_size` images at a time."""
+        self._batch_size = check_count("batch_size", batch_size)
 
     def disable_slicing(self) -> None:
-        """Encode and decode batches whole."""
-        self._chunk = None
+        """Encode and decode as many images at a time as memory allows."""
+        self._batch_size = None
 
-    def enable_tiling(self, tile: int = TILE) -> None:
-        """Encode and decode in exact tiles of that many latents, whatever the size."""
-        self._tile = check_tile(tile)
+    def enable_tiling(self, size: int = Tiles.size) -> None:
+        """Encode and decode in exact tiles of `size` latents, whatever the image's size."""
+        self._tile_size = int(Tiles(size).size)
 
     def disable_tiling(self) -> None:
-        """Choose by size and memory, as `way` says."""
-        self._tile = None
+        """Choose by size and memory, as `strategy` says."""
+        self._tile_size = None
 
-    def way(self, half: Half, x: Any) -> Way:
-        """Say how a half would be run: whole, streamed or tiled.
+    def strategy(self, component: Component, x: Any) -> Execution:
+        """Say how a component would run; the same object and shape give the same answer.
+
+        Inside jit the answer is that for JAX's default device. A program that is lowered for
+        another platform runs by that platform's rules.
 
         Args:
-            half: "encoder" or "decoder".
+            component: "encoder" or "decoder".
             x: Its input, or an array, tracer or `jax.ShapeDtypeStruct` of that shape.
 
         Raises:
-            ValueError: There is no such half, or x is not its input.
+            ValueError: There is no such component, or x is not its input.
             TypeError: x is not its input, or `memory_budget` is not a number of bytes.
         """
-        if half not in HALVES:
-            raise ValueError(f"half must be one of {HALVES}, got {half!r}")
-        (check_image if half == "encoder" else check_latent)(x, self.config)
-        return self._way(half, x)
+        return plan(self.params, x, self._computation(component, x), self._limits())
 
-    def _way(self, half: Half, x: Any) -> Way:
-        options = (self.dtype, self.memory_budget, self._chunk, self._tile, self._remat)
-        key = (half, x.shape, x.dtype, isinstance(x, Tracer), is_sharded(x), self.config, options)
-        way, until = self._ways.get(key, (None, 0.0))
-        if way is None or until < time.monotonic():
-            # Free memory changes, but is not worth a look at each call.
-            way = choose_way_for(half, self.params, x, self.config, *options)
-            self._ways[key] = way, time.monotonic() + 1
-        return way
-
-    def _run(self, half: Half, x: Any) -> jax.Array:
+    def _computation(
+        self, component: Component, x: Any, *, scale: float = 1, out_dtype: Any = None
+    ) -> Computation:
+        if component not in COMPONENTS:
+            raise ValueError(f"component must be one of {COMPONENTS}, got {component!r}")
+        (check_image if component == "encoder" else check_latent)(x, self.config)
+        scale = check_scale(scale, self.config)
         options: dict[str, Any] = {"config": self.config, "dtype": self.dtype}
-        way = self._way(half, x)
-        return run_way(half, self.params, x, way=way, remat=self._remat, **options)
+        options |= {"out_dtype": out_dtype, "remat": self._remat}
+        return Computation.of(component, x, scale=scale, **options)
+
+    def _limits(self) -> Limits:
+        tiles = Tiles(self._tile_size) if self._tile_size else None
+        return Limits(self.memory_budget, self._batch_size, tiles)
+
+    def _run(self, component: Component, x: Any, **options: Any) -> jax.Array:
+        self.require(component)
+        computation = self._computation(component, x, **options)
+        return run_planned(select_params(self.params, computation), x, computation, self._limits())
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute each block in the backward pass instead of storing its activations.
 
-        Images then run whole, but for tiles that `enable_tiling` insists on.
+        Images then run in full, except in the tiles of `enable_tiling`.
         """
         self._remat = True
 
@@ -266,65 +277,67 @@ class AutoencoderTiny:
         self,
         shape: Sequence[int],
         *,
-        half: Half = "decoder",
+        component: Component = "decoder",
         dtype: DTypeLike = jnp.float32,
         scale: float = 1,
+        out_dtype: DTypeLike | None = None,
     ) -> jax.stages.Compiled:
-        """Compile a half ahead of time; call the result with this model and an input.
+        """Compile a component ahead of time; call the result with this model and an input.
 
         Args:
             shape: Of the input, (n, h, w, z) or (n, h, w, 3).
-            half: "decoder" or "encoder".
+            component: "decoder" or "encoder".
             dtype: Of the input.
             scale: As for `decode`.
+            out_dtype: As for `decode`.
 
         Raises:
-            ValueError: There is no such half, or the shape is not of its input.
+            ValueError: There is no such component, or the shape is not of its input.
 
         >>> vae = AutoencoderTiny.init(jax.random.key(0), AutoencoderTinyConfig())
         >>> decode = vae.compile((1, 8, 8, 4))
         >>> decode(vae, jnp.zeros((1, 8, 8, 4))).shape
         (1, 64, 64, 3)
         """
-        if half not in HALVES:
-            raise ValueError(f"half must be one of {HALVES}, got {half!r}")
-
-        def run(vae: AutoencoderTiny, x: jax.Array) -> jax.Array:
-            if half == "encoder":
-                return vae.encode(x).latents
-            return vae.decode(x, scale=scale).sample
-
-        if half == "encoder" and scale != 1:
+        if component == "encoder" and scale != 1:
             raise ValueError(f"scale is of decoders, got {scale} for the encoder")
         x = jax.ShapeDtypeStruct(tuple(shape), check_dtype(dtype))
-        return jax.jit(run).lower(self, x).compile()
+        computation = self._computation(component, x, scale=scale, out_dtype=out_dtype)
+        self.require(component)
+        execution = plan(self.params, x, computation, self._limits())
 
-    def require(self, half: Half) -> None:
-        """Raise ValueError, naming the missing file, unless the half is loaded."""
-        if half not in self.params:
+        def run_component(vae: AutoencoderTiny, x: jax.Array) -> jax.Array:
+            params = select_params(vae.params, computation)
+            return run(params, x, computation, execution.strategy, execution.batch_size)
+
+        return jax.jit(run_component).lower(self, x).compile()
+
+    def require(self, component: Component) -> None:
+        """Raise ValueError, naming the missing file, unless the component is loaded."""
+        if component not in self.params:
             source = self.config.name_or_path
-            origin = f"; {source} has no {half}" if source else ""
+            origin = f"; {source} has no {component}" if source else ""
             raise ValueError(
-                f"the {half} is not loaded{origin}; {weights.missing_file(source, half)}"
+                f"the {component} is not loaded{origin}; {weights.missing_file(source, component)}"
             )
 
     def __repr__(self) -> str:
-        """Name the variant, halves and dtype."""
+        """Name the variant, components and dtype."""
         name = self.config.variant or f"{self.config.latent_channels} latent channels"
-        halves = " and ".join(half for half in HALVES if half in self.params)
-        return f"AutoencoderTiny({name}, {halves}, dtype={self.dtype})"
+        components = " and ".join(key for key in COMPONENTS if key in self.params)
+        return f"AutoencoderTiny({name}, {components}, dtype={self.dtype})"
 
     def tree_flatten_with_keys(self) -> tuple[tuple, tuple]:
         """Split into params and everything static."""
         key = jax.tree_util.GetAttrKey("params")
         static = (self.config, self.dtype, self.memory_budget)
-        return ((key, self.params),), (*static, self._chunk, self._tile, self._remat)
+        return ((key, self.params),), (*static, self._batch_size, self._tile_size, self._remat)
 
     @classmethod
     def tree_unflatten(cls, static: tuple, children: tuple) -> AutoencoderTiny:
         """Rebuild from what `tree_flatten_with_keys` returned."""
         vae = object.__new__(cls)
         (vae.params,) = children
-        vae.config, vae.dtype, vae.memory_budget, vae._chunk, vae._tile, vae._remat = static
-        vae._ways = {}
+        vae.config, vae.dtype, vae.memory_budget, *rest = static
+        vae._batch_size, vae._tile_size, vae._remat = rest
         return vae

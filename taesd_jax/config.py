@@ -91,13 +91,13 @@ class AutoencoderTinyConfig:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             _check_field(field.name, str(field.type), getattr(self, field.name))
-        for half in ("encoder", "decoder"):
-            widths = getattr(self, f"{half}_block_out_channels")
-            blocks = getattr(self, f"num_{half}_blocks")
+        for component in ("encoder", "decoder"):
+            widths = getattr(self, f"{component}_block_out_channels")
+            blocks = getattr(self, f"num_{component}_blocks")
             if len(widths) != len(blocks) or not 1 <= len(widths) <= _MAX_STAGES:
                 raise ValueError(
-                    f"{half}_block_out_channels and num_{half}_blocks must name the same 1 to "
-                    f"{_MAX_STAGES} stages, got {widths} and {blocks}"
+                    f"{component}_block_out_channels and num_{component}_blocks must name the same "
+                    f"1 to {_MAX_STAGES} stages, got {widths} and {blocks}"
                 )
         _check_choice("act_fn", self.act_fn, ACTIVATIONS)
         _check_choice("upsample_fn", self.upsample_fn, ("nearest",))

@@ -5,7 +5,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from taesd_jax import VARIANTS, AutoencoderTinyConfig, weights
-from taesd_jax.model.layers import HALVES, layers_of
+from taesd_jax.model.layers import COMPONENTS, layers_of
 from taesd_jax.model.thumbnails import features, scales_of
 from taesd_jax.weights.names import file_name, tensor_shapes, to_flax
 
@@ -35,11 +35,11 @@ CONFIGS = {
 }
 
 
-def random_state(half, config, seed=0, dtype=np.float32):
+def random_state(component, config, seed=0, dtype=np.float32):
     """Return published key -> PyTorch tensor, scaled so that activations stay near 1."""
-    rng = np.random.default_rng((seed, HALVES.index(half)))
+    rng = np.random.default_rng((seed, COMPONENTS.index(component)))
     state = {}
-    for key, shape in tensor_shapes(layers_of(half, config)).items():
+    for key, shape in tensor_shapes(layers_of(component, config)).items():
         x = rng.standard_normal(shape)
         if len(shape) == 4:
             gain = 0.5 if ".conv.4." in key else 1.4
@@ -51,15 +51,15 @@ def random_state(half, config, seed=0, dtype=np.float32):
 
 
 def random_states(config, seed=0, dtype=np.float32):
-    return {half: random_state(half, config, seed, dtype) for half in HALVES}
+    return {component: random_state(component, config, seed, dtype) for component in COMPONENTS}
 
 
 def named(states, scheme):
-    """Put the halves of `random_states` into one dict with the names of a scheme."""
+    """Put the components of `random_states` into one dict with the names of a scheme."""
     return {
-        file_name(k, half, scheme): to_flax(v) if scheme == "flax" else v
-        for half in states
-        for k, v in states[half].items()
+        file_name(k, component, scheme): to_flax(v) if scheme == "flax" else v
+        for component in states
+        for k, v in states[component].items()
     }
 
 
@@ -91,8 +91,10 @@ def latent(config, size, n=1, seed=0, dtype=np.float32):
 
 
 def write_pair(folder, name="taesd", config=SMALL, dtype=np.float32):
-    for half in ("encoder", "decoder"):
-        save_file(random_state(half, config, dtype=dtype), folder / f"{name}_{half}.safetensors")
+    for component in ("encoder", "decoder"):
+        save_file(
+            random_state(component, config, dtype=dtype), folder / f"{name}_{component}.safetensors"
+        )
     return folder / name
 
 

@@ -10,7 +10,7 @@ import pytest
 from models import SMALL, image, latent, random_model
 
 import taesd_jax
-from taesd_jax import AutoencoderTiny
+from taesd_jax import AutoencoderTiny, Full, Tiles
 
 POOLED = SMALL.replace(pool_channels=16)
 
@@ -58,8 +58,8 @@ def test_scale_latents_is_diffusers_mapping(vae):
     z = jnp.array([-9.0, -3.0, 0.0, 1.5, 3.0, 9.0])
     np.testing.assert_allclose(vae.scale_latents(z), [0, 0, 0.5, 0.75, 1, 1])
     np.testing.assert_allclose(vae.unscale_latents(jnp.array([0, 0.5, 0.75, 1])), [-3, 0, 1.5, 3])
-    half = vae.scale_latents(z.astype(jnp.bfloat16))
-    assert half.dtype == vae.unscale_latents(half).dtype == jnp.bfloat16
+    low = vae.scale_latents(z.astype(jnp.bfloat16))
+    assert low.dtype == vae.unscale_latents(low).dtype == jnp.bfloat16
 
 
 def test_8_bit_values_are_no_latents(vae):
@@ -87,7 +87,7 @@ def test_integer_dtypes_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("config", "dtype", "chunk"),
+    ("config", "dtype", "batch_size"),
     [
         (SMALL, "float32", 2),
         (SMALL, "bfloat16", 1),
@@ -96,12 +96,12 @@ def test_integer_dtypes_are_refused(tmp_path):
     ],
     ids=["plain-2", "plain-1", "pooled-3", "pooled-8"],
 )
-def test_slicing_gives_the_bits_of_the_whole_batch(config, dtype, chunk):
+def test_slicing_gives_the_bits_of_the_whole_batch(config, dtype, batch_size):
     vae = make(config)
     x = jnp.asarray(image(config, (16, 24), n=5), dtype)
     z = jnp.asarray(latent(config, (2, 3), n=5), dtype)
     whole = vae.encode(x).latents, vae.decode(z).sample
-    vae.enable_slicing(chunk)
+    vae.enable_slicing(batch_size)
     sliced = vae.encode(x).latents, vae.decode(z).sample
     vae.disable_slicing()
     again = vae.encode(x).latents, vae.decode(z).sample
@@ -119,30 +119,30 @@ def test_slicing_bounds_the_temporaries():
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
     eight = temporaries(8, taesd_jax.decode)
-    assert temporaries(8, taesd_jax.decode_sliced, chunk=1) < eight / 4
-    assert temporaries(8, taesd_jax.decode_sliced, chunk=4) < eight
+    assert temporaries(8, taesd_jax.decode, batch_size=1) < eight / 4
+    assert temporaries(8, taesd_jax.decode, batch_size=4) < eight
 
 
-@pytest.mark.parametrize("chunk", [0, -1, 1.5, True, None])
-def test_a_bad_chunk_is_refused(vae, chunk):
-    with pytest.raises(ValueError, match="chunk must be a positive integer, got"):
-        vae.enable_slicing(chunk)
-
-
-@pytest.mark.parametrize("tile", [0, -1, 1.5, True, None])
-def test_a_bad_tile_is_refused(vae, tile):
-    with pytest.raises(ValueError, match="tile must be a positive number of latents, got"):
-        vae.enable_tiling(tile)
+@pytest.mark.parametrize("size", [0, -1, 1.5, True, None])
+def test_bad_sizes_are_refused(vae, size):
+    error = ValueError if type(size) is int else TypeError
+    with pytest.raises(error, match="batch_size must be a positive integer, got"):
+        vae.enable_slicing(size)
+    with pytest.raises(error, match="size must be a positive integer, got"):
+        vae.enable_tiling(size)
+    if size is not None:
+        with pytest.raises(error, match="batch_size must be a positive integer, got"):
+            taesd_jax.decode(vae.params, latent(SMALL, (1, 1)), config=SMALL, batch_size=size)
 
 
 def test_tiling_is_on_until_it_is_off():
     vae = make(SMALL)
     z = latent(SMALL, (3, 2))
     vae.enable_tiling(16)
-    assert vae.way("decoder", z).tile == 16
-    assert jax.tree.map(lambda leaf: leaf, vae).way("decoder", z).tile == 16
+    assert vae.strategy("decoder", z).strategy == Tiles(16)
+    assert jax.tree.map(lambda leaf: leaf, vae).strategy("decoder", z).strategy == Tiles(16)
     vae.disable_tiling()
-    assert vae.way("decoder", z).name == "whole"
+    assert vae.strategy("decoder", z).strategy == Full()
 
 
 def test_dtype_is_the_dtype_of_the_results():
@@ -151,7 +151,7 @@ def test_dtype_is_the_dtype_of_the_results():
     assert vae.encode(x).latents.dtype == vae(x).sample.dtype == jnp.bfloat16
 
 
-def test_one_half_is_enough(vae):
+def test_one_component_is_enough(vae):
     decoder = AutoencoderTiny({"decoder": vae.params["decoder"]}, vae.config)
     assert decoder.decode(latent(SMALL, (1, 1))).sample.shape == (1, 8, 8, 3)
     with pytest.raises(

@@ -89,7 +89,7 @@ def test_bad_fields_are_refused(fields, message):
         AutoencoderTinyConfig.from_dict(fields)
 
 
-def test_halves_must_change_the_size_alike():
+def test_components_must_change_the_size_alike():
     with pytest.raises(ValueError, match="divides it by 8 and this decoder multiplies it by 32"):
         AutoencoderTinyConfig(
             decoder_block_out_channels=(64,) * 6, num_decoder_blocks=(3, 3, 3, 3, 3, 1)

@@ -13,7 +13,7 @@ from jax import export
 from models import SMALL, image, latent, random_model
 
 import taesd_jax
-from taesd_jax import AutoencoderTiny
+from taesd_jax import AutoencoderTiny, Strips
 
 SHORT = SMALL.replace(num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1))
 # The same program compiled for a known shape.
@@ -123,11 +123,41 @@ def test_a_function_of_the_model_can_be_exported(vae):
     np.testing.assert_allclose(again.call(vae, z), vae.decode(z).sample, atol=ROUNDING, rtol=0)
 
 
-@pytest.mark.parametrize("half", ["encoder", "decoder"])
-def test_compiled_ahead_of_time(vae, half):
-    x = latent(SHORT, (3, 2)) if half == "decoder" else image(SHORT, (24, 16))
-    compiled = vae.compile(x.shape, half=half)
-    want = vae.decode(x).sample if half == "decoder" else vae.encode(x).latents
+def test_an_export_runs_by_the_rules_of_its_platform(vae):
+    z = jax.ShapeDtypeStruct((1, 64, 64, 4), jnp.float32)
+    assert type(vae.strategy("decoder", z).strategy) is Strips  # on this machine
+    run = jax.jit(lambda vae, z: vae.decode(z).sample)
+
+    def loops(platform):
+        return "stablehlo.while" in export.export(run, platforms=[platform])(vae, z).mlir_module()
+
+    assert [loops(platform) for platform in ("cpu", "tpu", "cuda")] == [True, False, False]
+    both = export.export(run, platforms=["cpu", "tpu"])(vae, z)
+    again = export.deserialize(both.serialize())
+    z = latent(SHORT, (64, 64))
+    np.testing.assert_allclose(again.call(vae, z), vae.decode(z).sample, atol=ROUNDING, rtol=0)
+    # A budget is the user's, on every platform.
+    small = AutoencoderTiny(vae.params, vae.config, memory_budget=0)
+    assert "stablehlo.while" in export.export(run, platforms=["tpu"])(small, z).mlir_module()
+
+
+def test_an_array_may_be_changed_when_the_call_returns(vae):
+    first, z = latent(SHORT, (3, 2)), latent(SHORT, (3, 2))
+    images = []
+    for i in range(4):
+        z[...] = first * i
+        images.append(vae.decode(z).sample)
+        z[...] = np.nan
+    for i, got in enumerate(images):
+        want = vae.decode(jnp.asarray(first * i)).sample
+        np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("component", ["encoder", "decoder"])
+def test_compiled_ahead_of_time(vae, component):
+    x = latent(SHORT, (3, 2)) if component == "decoder" else image(SHORT, (24, 16))
+    compiled = vae.compile(x.shape, component=component)
+    want = vae.decode(x).sample if component == "decoder" else vae.encode(x).latents
     np.testing.assert_allclose(compiled(vae, x), want, atol=ROUNDING, rtol=0)
     assert compiled.memory_analysis().temp_size_in_bytes > 0
     with pytest.raises(TypeError, match="called with float32"):
@@ -135,8 +165,8 @@ def test_compiled_ahead_of_time(vae, half):
 
 
 def test_what_cannot_be_compiled_is_refused(vae):
-    with pytest.raises(ValueError, match="half must be one of"):
-        vae.compile((1, 2, 2, 4), half="both")
+    with pytest.raises(ValueError, match="component must be one of"):
+        vae.compile((1, 2, 2, 4), component="both")
     with pytest.raises(ValueError, match="latent must be"):
         vae.compile((1, 2, 2))
     with pytest.raises(TypeError, match="dtype must be float32"):

@@ -41,10 +41,11 @@ INSIDE = {
         {"fitting"},
     ],
     "strategies": [
-        {"strips", "windows", "sharding"},
-        {"streaming"},
-        {"batching", "estimates", "rows"},
-        {"tiling"},
+        {"strategy", "sharding"},
+        {"geometry"},
+        {"memory", "parts"},
+        {"strips", "tiles"},
+        {"run", "iterators"},
         {"planner"},
     ],
 }

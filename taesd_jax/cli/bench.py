@@ -16,9 +16,9 @@ from ..config import VARIANTS
 from ..errors import CheckpointError
 from ..io.files import write_files
 from .counts import Limits, count_full, describe_machine, measure_limits
-from .measurement import Measured, call_overhead, measure, plans_of, set_threads
+from .measurement import Measured, call_overhead, measure, set_threads
 from .options import convert_package
-from .runners import OURS, Case
+from .runners import OURS, Case, default_names, strategies_of
 
 PEERS = ("eager", "channels_last", "cuda_graph", "compile", "onnxruntime", "openvino")
 
@@ -43,10 +43,10 @@ def run(args: argparse.Namespace) -> int:
     print(", ".join(f"{name} {version}" for name, version in report["versions"].items()))
     for dtype, (tflops, gb_per_s) in limits.items():
         print(f"{dtype}: matrix product {tflops:.3g} TFLOP/s, copy {gb_per_s:,.0f} GB/s")
-    for name, half, size, batch, dtype in itertools.product(
-        args.variants, args.halves, args.sizes, args.batch, args.dtypes
+    for name, component, size, batch, dtype in itertools.product(
+        args.variants, args.components, args.sizes, args.batch, args.dtypes
     ):
-        case = Case(VARIANTS[name], half, size, batch, dtype, threads)
+        case = Case(VARIANTS[name], component, size, batch, dtype, threads)
         entry, rows = _run_case(name, case, args)
         report["cases"].append(entry)
         print("\n" + _table(entry, rows, limits[dtype]), flush=True)
@@ -66,7 +66,9 @@ def _run_case(
 ) -> tuple[dict[str, Any], list[Measured]]:
     peers = PEERS if "all" in args.peers else [p for p in args.peers if p != "none"]
     rows = measure(
-        [OURS, *(plans_of(case.half, case.config) if args.plans else peers)],
+        [OURS, *strategies_of(case.component, case.config)]
+        if args.strategies
+        else [*default_names(case), *peers],
         case,
         rounds=args.rounds,
         make_peer=_make_peer(),
@@ -75,7 +77,7 @@ def _run_case(
     )
     entry = {
         "variant": variant,
-        "half": case.half,
+        "component": case.component,
         "size": case.size,
         "batch": case.batch,
         "dtype": case.dtype,
@@ -108,7 +110,7 @@ def _json(row: Measured) -> dict[str, Any]:
 def _table(entry: dict[str, Any], rows: list[Measured], limits: Limits) -> str:
     counts = entry["full"]
     lines = [
-        "{variant} {half}, {size}x{size}, batch {batch}, {dtype}: ".format(**entry)
+        "{variant} {component}, {size}x{size}, batch {batch}, {dtype}: ".format(**entry)
         + "{gflop:.1f} GFLOP, {temporary_mb:,.0f} MB of temporaries by XLA's count, ".format(
             **counts
         )
@@ -145,7 +147,8 @@ def _plot(report: dict[str, Any], path: Path) -> None:
     for axes, case in zip(figure.subplots(len(cases), squeeze=False)[:, 0], cases, strict=True):
         runs = [row for row in case["runs"] if row["seconds"]][::-1]
         axes.barh([row["name"] for row in runs], [row["median_s"] for row in runs])
-        axes.set_title("{variant} {half}, {size}x{size}, batch {batch}, {dtype}".format(**case))
+        title = "{variant} {component}, {size}x{size}, batch {batch}, {dtype}"
+        axes.set_title(title.format(**case))
         axes.set_xlabel("seconds, median")
     kind = Path(path).suffix.removeprefix(".") or "png"
     buffer = io.BytesIO()

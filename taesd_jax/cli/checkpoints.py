@@ -19,32 +19,32 @@ from .options import convert_package, load_checkpoint
 def info(args: argparse.Namespace) -> int:
     """Say what a checkpoint holds."""
     params, config, scheme = load_checkpoint(args.model)
-    halves = {}
-    for half, tree in params.items():
+    components = {}
+    for component, tree in params.items():
         leaves = jax.tree.leaves(tree)
-        halves[half] = {
+        components[component] = {
             "parameters": sum(leaf.size for leaf in leaves),
             "dtype": ", ".join(sorted({leaf.dtype.name for leaf in leaves})),
         }
     same = config.same_architecture
     report = {"variant": config.variant, "same_architecture": same, "names": scheme}
-    report |= {"spatial_factor": config.spatial_factor, "halves": halves}
+    report |= {"spatial_factor": config.spatial_factor, "components": components}
     if args.json:
         print(json.dumps(report | {"config": config.to_dict()}, indent=2))
         return 0
     print(f"variant         {config.variant or ' or '.join(same) or 'not a published one'}")
     print(f"key names       {scheme}")
     print(f"latent          {config.latent_channels} channels, 1/{config.spatial_factor} size")
-    for half, part in halves.items():
-        widths = getattr(config, f"{half}_block_out_channels")
-        blocks = getattr(config, f"num_{half}_blocks")
-        print(f"{half:<16}{part['parameters']:,} parameters, {part['dtype']}")
+    for component, part in components.items():
+        widths = getattr(config, f"{component}_block_out_channels")
+        blocks = getattr(config, f"num_{component}_blocks")
+        print(f"{component:<16}{part['parameters']:,} parameters, {part['dtype']}")
         print(f"{'':<16}widths {_list(widths)}, blocks {_list(blocks)}")
     if config.pool_channels:
         print(f"GroupNorm       {config.pool_channels} channels in the blocks at latent resolution")
-    for half in ("encoder", "decoder"):
-        if half not in params:
-            print(f"{half:<16}absent; {weights.missing_file(config.name_or_path, half)}")
+    for component in ("encoder", "decoder"):
+        if component not in params:
+            print(f"{component:<16}absent; {weights.missing_file(config.name_or_path, component)}")
     return 0
 
 

@@ -206,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     bench = command("bench", benchmarks.run, text)
     bench.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=["taesd"])
     bench.add_argument(
-        "--halves", nargs="+", choices=("decoder", "encoder"), default=["decoder", "encoder"]
+        "--components", nargs="+", choices=("decoder", "encoder"), default=["decoder", "encoder"]
     )
     bench.add_argument("--sizes", nargs="+", type=_positive, default=[512], help="sides of images")
     bench.add_argument("--batch", nargs="+", type=_positive, default=[1])
@@ -216,7 +216,9 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--peers", nargs="+", choices=("all", "none", *benchmarks.PEERS), default=["all"]
     )
-    bench.add_argument("--plans", action="store_true", help="compare plans of strips, not peers")
+    bench.add_argument(
+        "--strategies", action="store_true", help="our strategies, not peers"
+    )
     bench.add_argument("--peaks", action="store_true", help="peak memory, each in its own process")
     bench.add_argument("--overhead", action="store_true", help="overhead of a call")
     bench.add_argument("--json", metavar="FILE", help="write the figures as JSON")

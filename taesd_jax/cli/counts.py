@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..model.functional import decode, encode, init
+from ..model.functional import init
+from ..strategies.run import decode, encode
 from .runners import Case
 
 _PACKAGES = ("jax", "jaxlib", "torch", "diffusers", "onnxruntime", "openvino")
@@ -66,14 +67,14 @@ def count_full(case: Case) -> dict[str, float]:
     """
     dtype = jnp.dtype(case.dtype)
     params = jax.eval_shape(lambda: init(jax.random.key(0), config=case.config, dtype=dtype))
-    run = decode if case.half == "decoder" else encode
+    run = decode if case.component == "decoder" else encode
     x = jax.ShapeDtypeStruct(case.input.shape, dtype)
     lowered = jax.jit(lambda p, x: run(p, x, config=case.config)).lower(params, x)
     start = time.perf_counter()
     memory = lowered.compile().memory_analysis()
     seconds = time.perf_counter() - start
     analysis: Any = lowered.cost_analysis() or {}
-    arrays = jax.tree.leaves((params[case.half], x, lowered.out_info))
+    arrays = jax.tree.leaves((params[case.component], x, lowered.out_info))
     return {
         "gflop": analysis.get("flops", 0) / 1e9,
         "least_mb": sum(math.prod(a.shape) * a.dtype.itemsize for a in arrays) / 1e6,

@@ -17,8 +17,9 @@ from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
 from ..errors import PictureError
 from ..model.fitting import fit_heads
-from ..model.functional import Params, decode
-from ..model.thumbnails import decode_reduced, head_name
+from ..model.functional import Params
+from ..model.thumbnails import head_name
+from ..strategies.run import decode
 from ..weights.thumbnail_files import check_entry, save_heads
 from .options import expand, load_checkpoint, read_shrunk, real
 
@@ -76,6 +77,5 @@ def _shares(
 
     whole = flops(lambda p, z: decode(p, z, config=config))
     return {
-        s: flops(lambda p, z, s=s: decode_reduced(p, z, config=config, scale=s)) / whole
-        for s in scales
+        s: flops(lambda p, z, s=s: decode(p, z, config=config, scale=s)) / whole for s in scales
     }

@@ -17,8 +17,8 @@ from ..errors import PictureError
 from ..io.arrays import GrowingArray, digest, open_array
 from ..io.images import from_uint8, to_uint8
 from ..io.latents import check_finite
-from ..strategies.rows import iter_decode, iter_encode
-from ..strategies.strips import Plan
+from ..strategies.iterators import iter_decode, iter_encode
+from ..strategies.strategy import Strips, min_full_stages
 from .options import version
 
 # After a kill at most so much work is done again.
@@ -73,10 +73,10 @@ def decode_large(
     config, (h, w) = vae.config, size
     job = [*_job("decode", vae, source), layout]
     array = GrowingArray(target, (h, w, 3), "uint8", job=job)
-    plan = Plan(int(config.pool_channels > 0), _rows(w))
+    strategy = Strips(min_full_stages(config), _rows(w))
 
     def strips(start: int) -> Iterator[np.ndarray]:
-        options: dict[str, Any] = {"plan": plan, "dtype": vae.dtype, "start": start}
+        options: dict[str, Any] = {"strategy": strategy, "dtype": vae.dtype, "start": start}
         for strip in iter_decode(vae.params, latent, config=config, **options):
             yield to_uint8(np.asarray(strip[0, :, :w]))
 
@@ -101,10 +101,10 @@ def encode_large(vae: AutoencoderTiny, source: Path, target: Path) -> str:
     # As other latents in .npy: what bfloat16 holds is float32 on disk.
     dtype = np.dtype("float16" if vae.dtype == np.float16 else "float32")
     array = GrowingArray(target, shape, dtype.name, job=_job("encode", vae, source))
-    rows = _rows(image.shape[2])
+    strategy = Strips(rows=_rows(image.shape[2]))
 
     def strips(start: int) -> Iterator[np.ndarray]:
-        options: dict[str, Any] = {"rows": rows, "dtype": vae.dtype, "start": start}
+        options: dict[str, Any] = {"strategy": strategy, "dtype": vae.dtype, "start": start}
         for strip in iter_encode(vae.params, image, config=vae.config, **options):
             latent = np.asarray(strip[0]).astype(dtype)
             check_finite(latent)

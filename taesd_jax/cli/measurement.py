@@ -20,13 +20,11 @@ import numpy as np
 from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
 from ..errors import one_line
-from ..model.functional import decode, encode, init
-from ..model.layers import Half, stages_of
-from ..strategies.streaming import decode_streaming, encode_streaming
-from ..strategies.strips import Plan
-from .runners import OURS, Case, Runner, jax_runner, random_params
+from ..io.images import from_uint8
+from ..model.functional import init
+from ..strategies.run import decode
+from .runners import OURS, UINT8, Case, MakePeer, Runner, make_runner, strategies_of
 
-MakePeer = Callable[..., tuple[Callable[..., Any], ...]]
 # On an accelerator calls are timed in a row of this length, so that starting them is not counted.
 _ROW_SECONDS = 0.03
 
@@ -74,43 +72,6 @@ def set_threads(threads: int | None) -> int:
     return len(os.sched_getaffinity(0))
 
 
-def plans_of(half: Half, config: AutoencoderTinyConfig) -> dict[str, Plan | None]:
-    """Name the plans that are compared: whole, and strips of two heights behind each stage."""
-    plans: dict[str, Plan | None] = {"whole": None}
-    for whole in range(int(config.pool_channels > 0), stages_of(half, config)):
-        for rows in (2, 4, 8, 16):
-            plans[f"{whole}, {rows}"] = Plan(whole, rows)
-    return plans
-
-
-def make_runner(name: str, case: Case, make_peer: MakePeer | None) -> Runner:
-    """Build a runner: ours, one of our plans, or a peer.
-
-    Raises:
-        ImportError: It is not installed.
-        ValueError: It cannot run this case.
-    """
-    params, x = random_params(case.config), case.input
-    plans = plans_of(case.half, case.config)
-    if name != OURS and name not in plans:
-        if make_peer is None:
-            raise ImportError("torch is not installed")
-        options = {"dtype": case.dtype, "threads": case.threads}
-        return Runner(*make_peer(name, params, case.config, case.half, x, **options))
-    params = jax.tree.map(lambda p: jnp.asarray(p, case.dtype), params)
-    value, decoding = jnp.asarray(x, case.dtype), case.half == "decoder"
-    if name == OURS:
-        vae = AutoencoderTiny(params, case.config)
-        if decoding:
-            return jax_runner(lambda: vae.decode(value).sample)
-        return jax_runner(lambda: vae.encode(value).latents)
-    if plan := plans[name]:
-        streamed = decode_streaming if decoding else encode_streaming
-        return jax_runner(lambda: streamed(params, value, config=case.config, plan=plan))
-    run = decode if decoding else encode
-    return jax_runner(lambda: run(params, value, config=case.config))
-
-
 def measure(
     names: Sequence[str],
     case: Case,
@@ -138,7 +99,7 @@ def measure(
         start = time.perf_counter()
         try:
             runner = make_runner(name, case, make_peer)
-            result = np.asarray(runner.fetch(runner.start()), np.float32)
+            result = runner.fetch(runner.start())
         except Exception as error:  # each peer raises its own kinds; the others go on
             if name == OURS:
                 raise
@@ -147,8 +108,7 @@ def measure(
         first = time.perf_counter() - start
         reference = result if reference is None else reference
         runners[name] = runner
-        error = float(np.abs(result - reference).max())
-        rows[name] = Measured(name, first_s=first, max_error=error)
+        rows[name] = Measured(name, first_s=first, max_error=_largest_error(result, reference))
     times = _time_in_turn(runners, rounds, progress)
     for name in runners:
         seconds, host_seconds = (tuple(column) for column in zip(*times[name], strict=True))
@@ -157,6 +117,13 @@ def measure(
             progress(f"peak memory of {name}")
             rows[name] = rows[name]._replace(peak_mb=peak_memory(name, case, make_peer))
     return list(rows.values())
+
+
+def _largest_error(result: np.ndarray, reference: np.ndarray) -> float:
+    expected = reference.astype(np.float32)
+    if result.dtype == np.uint8:
+        expected, result = np.clip(expected, -1, 1), from_uint8(result)
+    return float(np.abs(result.astype(np.float32) - expected).max())
 
 
 def _time_in_turn(
@@ -201,7 +168,7 @@ def peak_memory(name: str, case: Case, make_peer: MakePeer | None) -> float | No
 
 def _peak_here(name: str, case: Case, make_peer: MakePeer | None) -> float | None:
     set_threads(case.threads)
-    ours = name == OURS or name in plans_of(case.half, case.config)
+    ours = name in (OURS, UINT8) or name in strategies_of(case.component, case.config)
     before = 0 if ours else _resident("VmRSS")
     runner = make_runner(name, case, make_peer)
     for _ in range(2):

@@ -6,15 +6,20 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
+from ..kernels import count_multiprocessors, is_half
 from ..model.functional import Params, abstract_params
-from ..model.layers import HALVES, Half
+from ..model.layers import COMPONENTS, Component, stages_of
+from ..strategies.run import decode, encode
+from ..strategies.strategy import Full, Strategy, Strips, min_full_stages
 
-OURS = "taesd-jax"
-UINT8 = "  as uint8"
-WITHOUT_KERNELS = "  no kernels"
+OURS, UINT8, NO_KERNELS = "taesd-jax", "uint8", "no kernels"
+# Of a name and a case to start, wait and fetch.
+MakePeer = Callable[..., tuple[Callable[..., Any], ...]]
 
 
 class Case(NamedTuple):
@@ -22,7 +27,7 @@ class Case(NamedTuple):
 
     Attributes:
         config: Architecture; the weights are random, which changes no time.
-        half: "encoder" or "decoder".
+        component: "encoder" or "decoder".
         size: Side of the image.
         batch: Images at a time.
         dtype: Dtype of params, input and computation.
@@ -30,7 +35,7 @@ class Case(NamedTuple):
     """
 
     config: AutoencoderTinyConfig
-    half: Half
+    component: Component
     size: int
     batch: int
     dtype: str
@@ -40,10 +45,10 @@ class Case(NamedTuple):
     def input(self) -> np.ndarray:
         """A random input, NHWC and float32."""
         side, channels = self.size, self.config.in_channels
-        if self.half == "decoder":
+        if self.component == "decoder":
             side, channels = side // self.config.spatial_factor, self.config.latent_channels
         x = np.random.default_rng(0).standard_normal((self.batch, side, side, channels))
-        return np.clip(x, -1, 1).astype(np.float32) if self.half == "encoder" else x.astype("f")
+        return (np.clip(x, -1, 1) if self.component == "encoder" else x).astype(np.float32)
 
 
 class Runner(NamedTuple):
@@ -68,9 +73,54 @@ def random_params(config: AutoencoderTinyConfig) -> Params:
         fan_in = np.prod(shape.shape[:-1]) if len(shape.shape) > 1 else 100
         return (rng.standard_normal(shape.shape) / np.sqrt(fan_in)).astype(np.float32)
 
-    return {half: jax.tree.map(draw, abstract_params(half, config)) for half in HALVES}
+    return {name: jax.tree.map(draw, abstract_params(name, config)) for name in COMPONENTS}
 
 
-def jax_runner(run: Callable[[], jax.Array]) -> Runner:
-    """Return the runner of a function that dispatches to JAX."""
-    return Runner(run, jax.block_until_ready, np.asarray)
+def default_names(case: Case) -> list[str]:
+    """Name what is run of ours: `AutoencoderTiny`, and what else pays a look on this device."""
+    names = [OURS]
+    if case.component == "decoder":
+        names.append(UINT8)
+    if is_half(case.dtype) and count_multiprocessors():
+        names.append(NO_KERNELS)
+    return names
+
+
+def strategies_of(component: Component, config: AutoencoderTinyConfig) -> dict[str, Strategy]:
+    """Name the strategies that are compared: full, and strips of several heights."""
+    strategies: dict[str, Strategy] = {"full": Full(), NO_KERNELS: Full(kernels=False)}
+    for stages in range(min_full_stages(config), stages_of(component, config)):
+        for rows in (2, 4, 8, 16):
+            strategies[f"strips {stages}, {rows}"] = Strips(stages, rows)
+    return strategies
+
+
+def make_runner(name: str, case: Case, make_peer: MakePeer | None) -> Runner:
+    """Build a runner: ours, one of our strategies, or a peer.
+
+    Raises:
+        ImportError: It is not installed.
+        ValueError: It cannot run this case.
+    """
+    params, x = random_params(case.config), case.input
+    strategies = strategies_of(case.component, case.config)
+    if name not in (OURS, UINT8) and name not in strategies:
+        if make_peer is None:
+            raise ImportError("torch is not installed")
+        options = {"dtype": case.dtype, "threads": case.threads}
+        return Runner(*make_peer(name, params, case.config, case.component, x, **options))
+    params = jax.tree.map(lambda p: jnp.asarray(p, case.dtype), params)
+    return Runner(_start(name, case, params, strategies), jax.block_until_ready, np.asarray)
+
+
+def _start(
+    name: str, case: Case, params: Params, strategies: dict[str, Strategy]
+) -> Callable[[], jax.Array]:
+    value, decoding = jnp.asarray(case.input, case.dtype), case.component == "decoder"
+    if name in strategies:
+        run, strategy = decode if decoding else encode, strategies[name]
+        return lambda: run(params, value, config=case.config, strategy=strategy)
+    vae = AutoencoderTiny(params, case.config)
+    if name == UINT8:
+        return lambda: vae.decode(value, out_dtype="uint8").sample
+    return lambda: vae.decode(value).sample if decoding else vae.encode(value).latents

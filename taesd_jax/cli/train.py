@@ -12,7 +12,7 @@ import jax
 
 from ..config import AutoencoderTinyConfig
 from ..errors import PictureError, TrainingError
-from ..model.layers import Half
+from ..model.layers import Component
 from ..training.crops import list_pictures
 from ..training.recipe import DTYPES, OPTIMIZERS, Recipe
 from .options import load_vae
@@ -172,7 +172,10 @@ def _losses(words: list[str]) -> dict[str, float]:
 
 
 def _student_config(
-    teacher: AutoencoderTinyConfig, half: Half, widths: list[int] | None, blocks: list[int] | None
+    teacher: AutoencoderTinyConfig,
+    half: Component,
+    widths: list[int] | None,
+    blocks: list[int] | None,
 ) -> AutoencoderTinyConfig:
     """Return the teacher's config with other widths and numbers of blocks of one half."""
     given: dict[str, Any] = {}

@@ -3,7 +3,7 @@
 from .choice import count_multiprocessors
 from .forms import Convolve, ConvSpec, Padding, activation, conv_in_float32, convolve
 from .fused_conv import fused_conv
-from .rounding import is_half, round_to, upcast
+from .rounding import is_half, round_to, upcast, wide_dtype
 
 __all__ = [
     "ConvSpec",
@@ -17,4 +17,5 @@ __all__ = [
     "is_half",
     "round_to",
     "upcast",
+    "wide_dtype",
 ]

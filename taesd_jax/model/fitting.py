@@ -1,4 +1,4 @@
-"""Fits the heads of `decode_reduced` in closed form, against the downsampled whole decode."""
+"""Fits the heads of thumbnails in closed form, against the downsampled full decode."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from jax import lax
 
 from ..config import AutoencoderTinyConfig
 from ..io.images import psnr
-from .functional import Params, decode, encode
-from .thumbnails import decode_reduced, features, head_name, scales_of
+from .functional import Computation, Params, apply, select_component
+from .layers import COMPONENTS
+from .thumbnails import apply_thumbnail, features, head_name, scales_of
 from .validation import check_image
 
 # Of the mean of the normal equations' diagonal: less than any feature that matters, it only keeps
@@ -22,6 +23,9 @@ from .validation import check_image
 _RIDGE = 1e-7
 # Equations that are summed at a time.
 _PIXELS = 2**13
+
+_apply = jax.jit(apply, static_argnums=2)
+_apply_thumbnail = jax.jit(apply_thumbnail, static_argnums=3)
 
 
 class Fit(NamedTuple):
@@ -47,7 +51,7 @@ def fit_heads(
     """Fit a head for every scale by least squares.
 
     Args:
-        params: Both halves.
+        params: Both components.
         images: Floating-point images (h, w, 3) in [-1, 1] to fit to; a few dozen photographs are
             enough, and those of a few sizes compile less.
         held_out: Others to measure with.
@@ -66,11 +70,13 @@ def fit_heads(
             new = [np.asarray(part, np.float64) for part in found]
             sums[scale] = new if old is None else [a + b for a, b in zip(old, new, strict=True)]
     heads = {head_name(scale): _solve(both, scale) for scale, both in sums.items()}
-    fitted, measured = {**params, "heads": heads}, {scale: [] for scale in sums}
+    measured = {scale: [] for scale in sums}
     for i, (latent, whole) in enumerate(_decoded(params, held_out, config), 1):
         progress(f"measured on {i} images")
         for scale, values in measured.items():
-            small = decode_reduced(fitted, latent, config=config, scale=scale)
+            computation = Computation.of("decoder", latent, config=config, scale=scale)
+            head = heads[head_name(scale)]
+            small = _apply_thumbnail(params["decoder"], head, latent, computation)
             values.append(psnr(np.asarray(small[0]), np.asarray(downsample(whole, scale)[0])))
     return Fit(heads, measured)
 
@@ -91,6 +97,7 @@ def _decoded(
     params: Params, images: Iterable[np.ndarray], config: AutoencoderTinyConfig
 ) -> Iterator[tuple[jax.Array, jax.Array]]:
     """Yield the latent and the whole decode of each image, cut to whole latents."""
+    encoder_params, decoder_params = (select_component(params, name) for name in COMPONENTS)
     factor = config.spatial_factor
     for image in images:
         check_image(image[None], config)
@@ -99,9 +106,10 @@ def _decoded(
         h, w = (side - side % factor for side in image.shape[:2])
         if not h * w:
             raise ValueError(f"an image must have {factor} pixels a side, got {image.shape}")
-        whole = jnp.asarray(image[None, :h, :w], jnp.float32)
-        latent = encode(params, whole, config=config)
-        yield latent, decode(params, latent, config=config)
+        pixels = jnp.array(image[None, :h, :w], jnp.float32)
+        latent = _apply(encoder_params, pixels, Computation.of("encoder", pixels, config=config))
+        whole = _apply(decoder_params, latent, Computation.of("decoder", latent, config=config))
+        yield latent, whole
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))

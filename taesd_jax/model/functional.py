@@ -1,107 +1,100 @@
-"""Pure encode and decode, compiled; they compose with jit, grad, vmap, scan and shardings."""
+"""One component as a pure function of its params and input, and the params themselves."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.core import Tracer
-from jax.sharding import NamedSharding, PartitionSpec, Sharding
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 
 from ..config import AutoencoderTinyConfig
-from ..kernels import count_multiprocessors, is_half
-from .layers import HALVES, Half
+from .layers import COMPONENTS, Component
 from .modules import Decoder, Encoder
-from .validation import check_dtype, check_image, check_latent
+from .validation import check_dtype, check_out_dtype
 
 Params = dict[str, Any]
 
 
-def encode(
-    params: Params,
-    image: ArrayLike,
-    *,
-    config: AutoencoderTinyConfig,
-    dtype: DTypeLike | None = None,
-    remat: bool = False,
-) -> jax.Array:
-    """Encode images into latents in model space.
+@dataclasses.dataclass(frozen=True)
+class Computation:
+    """What is computed; hashable, so that it is one static argument of compiled functions.
 
-    Sides that `config.spatial_factor` does not divide are rounded up, as PyTorch does.
-
-    Args:
-        params: Nested dict with the key "encoder"; its dtype is free, see `dtype`.
-        image: Floating point (n, h, w, 3) in [-1, 1].
-        config: Architecture.
-        dtype: Dtype of the computation and of the result; the image's by default. With
-            `config.force_upcast` the computation is float32 and only the result has this dtype.
-        remat: Recompute each block in the backward pass instead of storing its activations; a GPU
-            or TPU then needs less memory, while XLA's CPU compiler merges the two again.
-
-    Returns:
-        Latents (n, ceil(h / 8), ceil(w / 8), z); 32 in place of 8 for taesana.
-
-    Raises:
-        ValueError: The image has the wrong rank, channels or size, or params do not fit config.
-        TypeError: The image is not floating point.
-
-    >>> from taesd_jax import VARIANTS
-    >>> config = VARIANTS["taesd"]
-    >>> params = init(jax.random.key(0), config=config)
-    >>> encode(params, jnp.zeros((1, 64, 48, 3)), config=config).shape
-    (1, 8, 6, 4)
+    Attributes:
+        component: "encoder" or "decoder".
+        config: Architecture, without labels.
+        dtype: Dtype of the computation.
+        out_dtype: Dtype of the result, "uint8" for images of 8 bits.
+        scale: 1, or the scale of a decoder's thumbnails.
+        remat: Whether the backward pass computes each block anew.
+        multiprocessors: Of the Hopper GPU whose kernels may serve; 0 for none.
     """
-    check_image(image, config)
-    return _run(params, image, "encoder", config, dtype, remat)
+
+    component: Component
+    config: AutoencoderTinyConfig
+    dtype: str
+    out_dtype: str
+    scale: float = 1
+    remat: bool = False
+    multiprocessors: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        component: Component,
+        x: Any,
+        *,
+        config: AutoencoderTinyConfig,
+        dtype: DTypeLike | None = None,
+        out_dtype: DTypeLike | None = None,
+        scale: float = 1,
+        remat: bool = False,
+    ) -> Computation:
+        """Describe the computation for input x; the dtypes are x's unless told otherwise.
+
+        Raises:
+            TypeError: `dtype` is not a floating-point dtype, or `out_dtype` neither that nor uint8.
+        """
+        result_dtype = compute_dtype = check_dtype(x.dtype if dtype is None else dtype)
+        if config.force_upcast:
+            compute_dtype = "float32"
+        if out_dtype is not None:
+            result_dtype = check_out_dtype(out_dtype)
+        return cls(component, config.architecture, compute_dtype, result_dtype, scale, remat)
 
 
-def decode(
-    params: Params,
-    latent: ArrayLike,
-    *,
-    config: AutoencoderTinyConfig,
-    dtype: DTypeLike | None = None,
-    remat: bool = False,
-) -> jax.Array:
-    """Decode latents in model space into images.
+def apply(component_params: Params, x: jax.Array, computation: Computation) -> jax.Array:
+    """Run a component on whole images or latents; not compiled, and x is not checked."""
+    module = bind(component_params, computation.component, computation.config)
+    options = {"remat": computation.remat, "multiprocessors": computation.multiprocessors}
+    return finish(module(x.astype(computation.dtype), **options), computation)
 
-    Args:
-        params: Nested dict with the key "decoder"; its dtype is free, see `dtype`.
-        latent: Floating point (n, h, w, z) with scale 1 and shift 0: what the diffusion model
-            itself sees, not divided by its VAE's scaling factor.
-        config: Architecture.
-        dtype: Dtype of the computation and of the result; the latent's by default. With
-            `config.force_upcast` the computation is float32 and only the result has this dtype.
-        remat: Recompute each block in the backward pass instead of storing its activations; a GPU
-            or TPU then needs less memory, while XLA's CPU compiler merges the two again.
 
-    Returns:
-        Images (n, 8h, 8w, 3) of about [-1, 1], not clipped; 32 in place of 8 for taesana.
+def finish(y: jax.Array, computation: Computation) -> jax.Array:
+    """Return a result in the dtype that was asked for, see `quantize`."""
+    if computation.out_dtype == "uint8":
+        return quantize(y)
+    return y.astype(computation.out_dtype)
 
-    Raises:
-        ValueError: The latent has the wrong rank, channels or size, or params do not fit config.
-        TypeError: The latent is not floating point.
 
-    >>> from taesd_jax import VARIANTS
-    >>> config = VARIANTS["taesd"]
-    >>> params = init(jax.random.key(0), config=config)
-    >>> decode(params, jnp.zeros((1, 8, 6, 4)), config=config).shape
-    (1, 64, 48, 3)
+def quantize(images: jax.Array) -> jax.Array:
+    """Map [-1, 1] to 8 bits by rounding, as `io.images.to_uint8` does, where the images lie.
+
+    Values outside are clipped. NaN, which that refuses, becomes 0.
     """
-    check_latent(latent, config)
-    return _run(params, latent, "decoder", config, dtype, remat)
+    values = (jnp.clip(images.astype(jnp.float32), -1, 1) + 1) * np.float32(127.5)
+    return jnp.where(jnp.isnan(values), 0, jnp.round(values)).astype(jnp.uint8)
 
 
 def init(
     key: jax.Array, *, config: AutoencoderTinyConfig, dtype: DTypeLike = jnp.float32
 ) -> Params:
-    """Draw random parameters for both halves.
+    """Draw random parameters for encoder and decoder.
 
     Args:
         key: From `jax.random.key`.
@@ -111,97 +104,63 @@ def init(
     Returns:
         {"encoder": ..., "decoder": ...}, nested dicts with string keys.
     """
-    keys = dict(zip(HALVES, jax.random.split(key), strict=True))
+    keys = dict(zip(COMPONENTS, jax.random.split(key), strict=True))
     modules = {
-        half: _module_class(half)(config, param_dtype=dtype, rngs=nnx.Rngs(keys[half]))
-        for half in HALVES
+        component: _module_class(component)(
+            config, param_dtype=dtype, rngs=nnx.Rngs(keys[component])
+        )
+        for component in COMPONENTS
     }
-    return {half: nnx.to_pure_dict(nnx.state(module)) for half, module in modules.items()}
+    return {name: nnx.to_pure_dict(nnx.state(module)) for name, module in modules.items()}
 
 
-def abstract_params(half: Half, config: AutoencoderTinyConfig) -> Params:
-    """Return one half's params as `jax.ShapeDtypeStruct`s, without computing anything."""
-    return nnx.to_pure_dict(_abstract(half, config)[1])
+def abstract_params(component: Component, config: AutoencoderTinyConfig) -> Params:
+    """Return a component's params as `jax.ShapeDtypeStruct`s, without computing anything."""
+    return nnx.to_pure_dict(_abstract(component, config)[1])
 
 
-def _run(
-    params: Params,
-    x: Any,
-    half: Half,
-    config: AutoencoderTinyConfig,
-    dtype: DTypeLike | None,
-    remat: bool,
-) -> jax.Array:
-    compute, result = resolve_dtypes(x, config, dtype)
-    count = count_multiprocessors() if is_half(compute) else 0
-    static = (half, config.architecture, compute, result, remat, count)
-    return _apply(half_of(params, half), x, *static)
-
-
-def resolve_dtypes(
-    x: Any, config: AutoencoderTinyConfig, dtype: DTypeLike | None
-) -> tuple[str, str]:
-    """Return the dtypes of the computation and of the result for input x.
+def bind(
+    component_params: Params, component: Component, config: AutoencoderTinyConfig
+) -> Encoder | Decoder:
+    """Return the Flax module of a component with the given params.
 
     Raises:
-        TypeError: One is not a floating-point dtype.
+        ValueError: The params are not those of this component of `config`; lists every difference.
     """
-    result = check_dtype(x.dtype if dtype is None else dtype)
-    return ("float32" if config.force_upcast else result), result
+    graph, shapes = _abstract(component, config)
+    _check_params(component_params, nnx.to_pure_dict(shapes), component)
+    return nnx.merge(graph, component_params)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5, 6, 7))
-def _apply(
-    half_params: Params,
-    x: jax.Array,
-    half: Half,
-    architecture: AutoencoderTinyConfig,
-    compute: str,
-    result: str,
-    remat: bool,
-    multiprocessors: int,
-) -> jax.Array:
-    def run(half_params: Params, x: jax.Array) -> jax.Array:
-        module = bind(half_params, half, architecture)
-        y = module(x.astype(compute), remat=remat, multiprocessors=multiprocessors)
-        return y.astype(result)
-
-    return partitioned(run, x)(half_params, x)
+def select_component(params: Params, component: Component) -> Params:
+    """Return one component of params as plain dicts, else raise ValueError."""
+    if not isinstance(params, Mapping) or component not in params:
+        keys = sorted(params) if isinstance(params, Mapping) else type(params).__name__
+        raise ValueError(
+            f"params must be a dict with the key {component!r}, got {keys}; load a checkpoint with "
+            f"its {component}"
+        )
+    return _plain(params[component])
 
 
-def partitioned(run: Callable[[Any, jax.Array], jax.Array], x: jax.Array) -> Callable[..., Any]:
-    """Leave an explicitly sharded x to XLA's partitioner; the result is sharded as x.
-
-    It exchanges the edges that convolutions need, which JAX's own rules refuse to decide.
-    """
-    sharding = jax.typeof(x).sharding
-    if not any(axis is not None for axis in sharding.spec):
-        return run
-    return jax.sharding.auto_axes(run, out_sharding=sharding)
+def _plain(tree: Any) -> Any:
+    # Pipelines pass Flax's FrozenDict.
+    if type(tree) is dict or not isinstance(tree, Mapping):
+        return tree
+    return {key: _plain(branch) for key, branch in tree.items()}
 
 
-def bind(half_params: Params, half: Half, config: AutoencoderTinyConfig) -> Encoder | Decoder:
-    """Return the Flax module of one half with the given params.
-
-    Raises:
-        ValueError: The params are not those of this half of `config`; lists every difference.
-    """
-    graph, shapes = _abstract(half, config)
-    _check_params(half_params, nnx.to_pure_dict(shapes), half)
-    return nnx.merge(graph, half_params)
-
-
-def _module_class(half: Half) -> type[Encoder] | type[Decoder]:
-    return Encoder if half == "encoder" else Decoder
+def _module_class(component: Component) -> type[Encoder] | type[Decoder]:
+    return Encoder if component == "encoder" else Decoder
 
 
 @functools.lru_cache(maxsize=64)
-def _abstract(half: Half, config: AutoencoderTinyConfig) -> tuple[Any, Any]:
-    make = _module_class(half)
+def _abstract(component: Component, config: AutoencoderTinyConfig) -> tuple[Any, Any]:
+    make = _module_class(component)
     return nnx.split(nnx.eval_shape(lambda: make(config, rngs=nnx.Rngs(0))))
 
 
-def _check_params(params: Params, expected: Params, half: Half) -> None:
+def _check_params(params: Params, expected: Params, component: Component) -> None:
     got, want = _shapes(params), _shapes(expected)
     if got != want:
         missing = sorted(want.keys() - got.keys())
@@ -212,47 +171,11 @@ def _check_params(params: Params, expected: Params, half: Half) -> None:
             if want[k] != got[k]
         ]
         raise ValueError(
-            f"{half} params do not fit the config: missing {missing}, unexpected {unexpected}, "
-            f"mis-shaped {shapes}"
+            f"{component} params do not fit the config: missing {missing}, unexpected "
+            f"{unexpected}, mis-shaped {shapes}"
         )
 
 
 def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {jax.tree_util.keystr(k, simple=True, separator="."): np.shape(v) for k, v in leaves}
-
-
-def half_of(params: Params, half: Half) -> Params:
-    """Return one half of params as plain dicts, else raise ValueError."""
-    if not isinstance(params, Mapping) or half not in params:
-        keys = sorted(params) if isinstance(params, Mapping) else type(params).__name__
-        raise ValueError(
-            f"params must be a dict with the key {half!r}, got {keys}; load a checkpoint with its "
-            f"{half}"
-        )
-    return _plain(params[half])
-
-
-def _plain(tree: Any) -> Any:
-    # Pipelines pass Flax's FrozenDict.
-    if type(tree) is dict or not isinstance(tree, Mapping):
-        return tree
-    return {key: _plain(branch) for key, branch in tree.items()}
-
-
-def is_sharded(x: Any) -> bool:
-    """Return whether x lies in parts on several devices, as far as can be seen."""
-    if isinstance(x, Tracer):
-        return any(axis is not None for axis in jax.typeof(x).sharding.spec)
-    return isinstance(x, jax.Array) and not x.sharding.is_fully_replicated
-
-
-def placement(*trees: Any) -> Sharding | None:
-    """Return where the first array that was put somewhere lies, whole on each device, or None."""
-    for leaf in jax.tree.leaves(trees):
-        if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer) and leaf.committed:
-            sharding = leaf.sharding
-            if isinstance(sharding, NamedSharding):
-                return NamedSharding(sharding.mesh, PartitionSpec())
-            return sharding if len(sharding.device_set) == 1 else None
-    return None

@@ -1,4 +1,4 @@
-"""Each half of a model as one flat list of layers; needs no jax.
+"""Each component of a model as one flat list of layers; needs no jax.
 
 The list is the single description of the architecture: the forward pass, the names of every key
 scheme and the recognition of checkpoints are derived from it. Its order and indices are those of
@@ -14,8 +14,8 @@ from typing import Literal
 
 from ..config import AutoencoderTinyConfig
 
-Half = Literal["encoder", "decoder"]
-HALVES: tuple[Half, Half] = ("encoder", "decoder")
+Component = Literal["encoder", "decoder"]
+COMPONENTS: tuple[Component, Component] = ("encoder", "decoder")
 
 POOL_GROUPS = 4
 POOL_EPSILON = 1e-5
@@ -23,7 +23,7 @@ POOL_EPSILON = 1e-5
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One layer of a half.
+    """One layer of a component.
 
     Attributes:
         index: Place in the published sequence; for "upsample_conv" that of the convolution.
@@ -52,13 +52,13 @@ class Layer:
         return f"layers_{self.index}"
 
 
-def layers_of(half: Half, config: AutoencoderTinyConfig) -> tuple[Layer, ...]:
-    """List the layers of a half, input first.
+def layers_of(component: Component, config: AutoencoderTinyConfig) -> tuple[Layer, ...]:
+    """List the layers of a component, input first.
 
     >>> [layer.index for layer in layers_of("decoder", AutoencoderTinyConfig())]
     [0, 1, 3, 4, 5, 7, 8, 9, 10, 12, 13, 14, 15, 17, 18, 19]
     """
-    return tuple(_encoder(config) if half == "encoder" else _decoder(config))
+    return tuple(_encoder(config) if component == "encoder" else _decoder(config))
 
 
 def changes_size(layer: Layer) -> bool:
@@ -66,39 +66,41 @@ def changes_size(layer: Layer) -> bool:
     return layer.kind == "upsample_conv" or layer.stride == 2
 
 
-def stages_of(half: Half, config: AutoencoderTinyConfig) -> int:
-    """Count the changes of size at which a half can be split.
+def stages_of(component: Component, config: AutoencoderTinyConfig) -> int:
+    """Count the changes of size at which a component can be split.
 
     >>> stages_of("encoder", AutoencoderTinyConfig())
     3
     """
-    return len(_cuts(half, layers_of(half, config)))
+    return len(_cuts(component, layers_of(component, config)))
 
 
 def split_layers(
-    half: Half, config: AutoencoderTinyConfig, whole: int
+    component: Component, config: AutoencoderTinyConfig, count: int
 ) -> tuple[tuple[Layer, ...], tuple[Layer, ...]]:
-    """Split a half into its `whole` stages nearest the latent and the rest.
+    """Split a component into its `count` stages nearest the latent and the others.
 
     A decoder runs the first part first, an encoder the second.
 
     Raises:
         ValueError: There are fewer stages.
     """
-    layers = layers_of(half, config)
-    if not whole:
+    layers = layers_of(component, config)
+    if not count:
         return (), layers
-    cuts = _cuts(half, layers)
-    if whole > len(cuts):
-        raise ValueError(f"this {half} cannot be split behind {whole} stages, it has {len(cuts)}")
-    cut = cuts[whole - 1]
+    cuts = _cuts(component, layers)
+    if count > len(cuts):
+        raise ValueError(
+            f"this {component} cannot be split behind {count} stages, it has {len(cuts)}"
+        )
+    cut = cuts[count - 1]
     first, second = layers[:cut], layers[cut:]
-    return (first, second) if half == "decoder" else (second, first)
+    return (first, second) if component == "decoder" else (second, first)
 
 
-def _cuts(half: Half, layers: tuple[Layer, ...]) -> list[int]:
+def _cuts(component: Component, layers: tuple[Layer, ...]) -> list[int]:
     found = [i for i, layer in enumerate(layers) if changes_size(layer)]
-    return found if half == "decoder" else [i for i in found[::-1] if i > 0]
+    return found if component == "decoder" else [i for i in found[::-1] if i > 0]
 
 
 def _encoder(config: AutoencoderTinyConfig) -> Iterator[Layer]:

@@ -18,7 +18,7 @@ from ..config import AutoencoderTinyConfig
 from ..kernels import round_to, upcast
 from .blocks import Block, apply_conv, clamp
 from .convolutions import Conv, UpsampleConv
-from .layers import Half, Layer, layers_of
+from .layers import Component, Layer, layers_of
 
 
 def apply_layer(
@@ -42,13 +42,13 @@ def apply_layer(
 
 def _add_layers(
     module: Encoder | Decoder,
-    half: Half,
+    component: Component,
     config: AutoencoderTinyConfig,
     param_dtype: DTypeLike,
     rngs: nnx.Rngs,
 ) -> None:
     options: dict[str, Any] = {"param_dtype": param_dtype, "rngs": rngs}
-    for layer in layers_of(half, config):
+    for layer in layers_of(component, config):
         width = (layer.in_channels, layer.out_channels)
         if layer.kind == "conv":
             conv = Conv(*width, stride=layer.stride, use_bias=layer.bias, **options)

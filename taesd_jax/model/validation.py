@@ -19,6 +19,11 @@ def check_dtype(dtype: DTypeLike) -> str:
     return name
 
 
+def check_out_dtype(dtype: DTypeLike) -> str:
+    """Return the name of a dtype for results, else raise TypeError."""
+    return "uint8" if jnp.dtype(dtype) == jnp.uint8 else check_dtype(dtype)
+
+
 def check_image(image: ArrayLike, config: AutoencoderTinyConfig) -> None:
     """Raise ValueError or TypeError unless `image` is floating point (n, h, w, 3)."""
     _check_config(config)
@@ -79,3 +84,18 @@ def _check(x: Any, what: str, channels: int, hint: str) -> None:
         raise ValueError(f"{what} must not be empty, got shape {tuple(shape)}")
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"{what} must be floating point, got {dtype}; {hint}")
+
+
+def check_count(name: str, value: Any, *, least: int = 1) -> int:
+    """Return a value as an int if it is an integer of at least `least`, else raise.
+
+    Raises:
+        TypeError: It is not an integer.
+        ValueError: It is less.
+    """
+    expected = "a positive integer" if least == 1 else f"an integer of at least {least}"
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be {expected}, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be {expected}, got {value}")
+    return int(value)

@@ -18,9 +18,9 @@ from jax.typing import ArrayLike
 
 from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
-from ..model.functional import Params, half_of
+from ..model.functional import Params, select_component
 from ..model.thumbnails import scales_of
-from ..model.validation import check_latent
+from ..model.validation import check_count, check_latent
 
 Consumer = Callable[[int, np.ndarray], object]
 
@@ -38,7 +38,7 @@ class PreviewStream:
             that is called last.
         config: Architecture of the autoencoder.
         every: Show each step that this divides.
-        scale: 1, or a reduced size: 1/8 takes 2 % of the work. See `decode_reduced`.
+        scale: 1, or a reduced size: 1/8 takes 2 % of the work. See `decode`.
         max_images: Show so many images of the batch at most.
         waiting: Pictures that may wait for the consumer.
 
@@ -73,8 +73,7 @@ class PreviewStream:
         if not callable(consumer):
             raise TypeError(f"consumer must be callable, got {type(consumer).__name__}")
         for name, value in (("every", every), ("max_images", max_images), ("waiting", waiting)):
-            if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+            check_count(name, value)
         if scale != 1 and scale not in scales_of(config):
             raise ValueError(f"scale must be 1 or one of {scales_of(config)}, got {scale!r}")
         self.config, self.every, self.scale, self.max_images = config, every, scale, max_images
@@ -106,7 +105,7 @@ class PreviewStream:
         """
         check_latent(latents, self.config)
         latents = lax.stop_gradient(_gathered(latents)[: self.max_images])
-        wanted = {"decoder": half_of(params, "decoder")}
+        wanted = {"decoder": select_component(params, "decoder")}
         if self.scale != 1:
             wanted["heads"] = params.get("heads", {})
         params = lax.stop_gradient(wanted)

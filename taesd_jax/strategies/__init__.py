@@ -1,1 +1,1 @@
-"""How a model runs: whole, in strips of rows or in tiles, in slices of a batch, on many devices."""
+"""How a component runs: in full, in strips of rows or in tiles, in slices of a batch, on a mesh."""

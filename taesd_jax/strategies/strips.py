@@ -1,199 +1,107 @@
-"""Strips of rows on their way through a half's layers: the arithmetic of exact row streaming.
+"""Strips of rows: exact, nothing computed twice, in memory that does not grow with the height.
 
-A convolution needs two rows more than it gives. So every convolution keeps the last two rows of its
-input, a block's skip keeps three, and each layer runs some rows behind the one before it. Nothing
-is computed twice. The first strip is taller by what the layers run behind, so that every strip that
-leaves is full. Rows below the image are set to zero before each convolution, because zero padding
-is per layer: biases make padded inputs non-zero one layer later.
+Each 3x3 convolution carries the last two rows of its input over to the next strip, and the skip of
+a block three, so each layer lags some rows behind the one before it. The first strip is taller by
+the total lag, so that every strip that comes out has its full height.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
+from jax import lax
 
-from ..config import AutoencoderTinyConfig
 from ..model.convolutions import Conv, UpsampleConv
-from ..model.layers import Half, Layer, changes_size, split_layers
-from ..model.modules import Decoder, Encoder, apply_layer, to_unsigned
+from ..model.modules import Decoder, Encoder
+from .geometry import Geometry, size_after
+from .parts import Extent, run_part, zero_outside
+
+Carry = list[jax.Array]
 
 
-class Plan(NamedTuple):
-    """How a half is streamed.
+def run_strips(module: Encoder | Decoder, x: jax.Array, geometry: Geometry) -> jax.Array:
+    """Run the layers that run in parts on x (n, h, w, c), one strip after another."""
+    height = size_after(geometry.layers, x.shape[1])  # of the result
+
+    def run(top: Any, rows: int, carry: Carry | None) -> tuple[jax.Array, Carry]:
+        strip = jnp.take(x, top + jnp.arange(rows), axis=1, mode="clip")
+        return run_strip(module, strip, Extent(top, x.shape[1]), carry, geometry)
+
+    first_rows = geometry.spans[0].stop
+    strip, carry = run(0, first_rows, None)
+    n, done, w, c = strip.shape
+    steps = -((done - height) // geometry.size_out)
+    if steps <= 0:
+        return strip[:, :height]
+
+    def body(step: Any, state: tuple[jax.Array, Carry]) -> tuple[jax.Array, Carry]:
+        out, carry = state
+        strip, carry = run(first_rows + step * geometry.size_in, geometry.size_in, carry)
+        top = done + step * geometry.size_out
+        return lax.dynamic_update_slice_in_dim(out, strip, top, axis=1), carry
+
+    more = jnp.zeros((n, steps * geometry.size_out, w, c), strip.dtype)
+    out, _ = lax.fori_loop(0, steps, body, (jnp.concatenate([strip, more], axis=1), carry))
+    return out[:, :height]
+
+
+def run_strip(
+    module: Encoder | Decoder,
+    x: jax.Array,
+    rows: Extent,
+    carry: Sequence[jax.Array] | None,
+    geometry: Geometry,
+) -> tuple[jax.Array, Carry]:
+    """Run one strip.
+
+    Args:
+        module: The component.
+        x: The strip (n, rows, w, c). Rows below the image may hold anything finite.
+        rows: Where it lies in the image.
+        carry: What the strip before returned, or None for the first.
+        geometry: Sizes and layers.
+
+    Returns:
+        A strip of the result, and what the next strip needs.
+    """
+    cursor = _StripCursor(rows, carry)
+    return run_part(cursor, module, x, geometry), cursor.carry
+
+
+class _StripCursor:
+    """A strip at the layer it has come to.
 
     Attributes:
-        whole: Stages at the latent's end that run on the whole image: they are cheap, and running
-            them whole shortens the delay and with it the rows computed beyond the end. 0 streams
-            every layer; stages with a GroupNorm over the image have to run whole.
-        rows: Rows of a strip, counted where the streamed stages meet the whole ones.
+        rows: Where its rows lie.
+        carry: What each layer passed so far carries over to the next strip, in order.
     """
 
-    whole: int
-    rows: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Stream:
-    """One streamed run: its layers and sizes, all known before it starts.
-
-    Attributes:
-        half: Which half.
-        config: Its architecture.
-        plan: How to stream it.
-        height: Rows of the image where it enters the streamed layers.
-    """
-
-    half: Half
-    config: AutoencoderTinyConfig
-    plan: Plan
-    height: int
-
-    @functools.cached_property
-    def parts(self) -> tuple[tuple[Layer, ...], tuple[Layer, ...]]:
-        """The whole and the streamed layers; in an encoder the streamed ones run first."""
-        return split_layers(self.half, self.config, self.plan.whole)
-
-    @functools.cached_property
-    def scale(self) -> int:
-        """Size ratio between the two ends of the streamed layers."""
-        return 2 ** sum(map(changes_size, self.parts[1]))
-
-    @property
-    def rows_in(self) -> int:
-        """Rows of a strip that enters, after the first."""
-        return self.plan.rows * (1 if self.half == "decoder" else self.scale)
-
-    @property
-    def rows_out(self) -> int:
-        """Rows of a strip that leaves, after the first."""
-        return self.plan.rows * (self.scale if self.half == "decoder" else 1)
-
-    @functools.cached_property
-    def first_in(self) -> int:
-        """Rows of the first strip that enters."""
-        rows = self.rows_in
-        while _rows_of_first(self.parts[1], rows) < self.rows_out:
-            rows += 1
-        return rows
-
-    @functools.cached_property
-    def first_out(self) -> int:
-        """Rows of the first strip that leaves."""
-        return _rows_of_first(self.parts[1], self.first_in)
-
-    @functools.cached_property
-    def height_out(self) -> int:
-        """Rows of the image where it leaves the streamed layers."""
-        return height_after(self.parts[1], self.height)
-
-    @property
-    def steps(self) -> int:
-        """Strips after the first."""
-        return max(0, -((self.first_out - self.height_out) // self.rows_out))
-
-    def rows_of(self, step: Any, *, first: bool) -> tuple[Any, int]:
-        """Return the first row and the number of rows of a strip that enters."""
-        return (0, self.first_in) if first else (self.first_in + step * self.rows_in, self.rows_in)
-
-    def run(
-        self,
-        module: Encoder | Decoder,
-        x: jax.Array,
-        top: Any,
-        kept: Sequence[jax.Array] | None,
-        dtype: DTypeLike,
-    ) -> tuple[jax.Array, list[jax.Array]]:
-        """Run one strip.
-
-        Args:
-            module: The half.
-            x: The strip. Rows below the image may hold anything finite: they are set to zero.
-            top: Row that it begins at.
-            kept: What the strip before returned, or None for the first.
-            dtype: Dtype of the computation.
-
-        Returns:
-            A strip of the result, and the rows that the next one needs.
-        """
-        x = to_unsigned(x) if self.half == "encoder" else x
-        walk = _Walk(top, self.height, kept)
-        for layer in self.parts[1]:
-            x = apply_layer(module, layer, x, convolve=walk.convolve, align_skip=walk.wait)
-        return x, walk.kept
-
-
-def height_after(layers: Sequence[Layer], height: int) -> int:
-    """Return how many rows layers make of so many."""
-    for layer in layers:
-        if layer.kind == "upsample_conv":
-            height *= 2
-        elif layer.stride == 2:
-            height = -(-height // 2)
-    return height
-
-
-def _rows_of_first(layers: Sequence[Layer], rows: int) -> int:
-    """Return how many rows layers make of the first strip, whose rows below are not known yet."""
-    for layer in layers:
-        if layer.kind == "upsample_conv":
-            rows = 2 * (rows - 1)
-        elif layer.stride == 2:
-            rows //= 2
-        elif layer.kind in ("conv", "block"):
-            rows -= 3 if layer.kind == "block" else 1
-    return rows
-
-
-class _Walk:
-    """A strip on its way through the layers.
-
-    Attributes:
-        top: Row of the image, at this layer, at which the strip begins.
-        height: Rows of the image at this layer.
-        kept: What each layer keeps for the next strip, in the order of the layers.
-    """
-
-    def __init__(self, top: Any, height: int, kept: Sequence[jax.Array] | None):
-        self.top, self.height = top, height
-        self.kept: list[jax.Array] = []
-        self._old = None if kept is None else iter(kept)
+    def __init__(self, rows: Extent, carry: Sequence[jax.Array] | None):
+        self.rows = rows
+        self.carry: Carry = []
+        self._carried = None if carry is None else iter(carry)
 
     def convolve(self, conv: Conv | UpsampleConv, x: jax.Array, **options: Any) -> jax.Array:
-        rows = x.shape[1]
-        x = self.inside(x)
-        # Above the image is one row of zeros.
-        x = jnp.concatenate([self.old(x, 1), x], axis=1)
-        self.top = self.top + rows - x.shape[1] + 1  # row that the first output lies on
-        if isinstance(conv, UpsampleConv):
-            self.kept.append(x[:, -2:])
-            self.top, self.height = 2 * self.top, 2 * self.height
-        elif conv.stride == 2:
-            made = (x.shape[1] - 1) // 2
-            self.kept.append(x[:, 2 * made :])
-            self.top, self.height = self.top // 2, -(-self.height // 2)
-        else:
-            self.kept.append(x[:, -2:])
+        x = zero_outside(x, self.rows)
+        carried = self._pop_carry(x, 1)  # above the image is one row of zeros
+        x = jnp.concatenate([carried, x], axis=1)
+        stride = 1 if isinstance(conv, UpsampleConv) else conv.stride
+        outputs = (x.shape[1] - 3) // stride + 1
+        self.carry.append(x[:, outputs * stride :])
+        self.rows = self.rows.moved(-carried.shape[1]).after(conv)
         return conv(x, pad_rows=False, **options)
 
-    def wait(self, x: jax.Array) -> jax.Array:
-        """Hold back the three rows that the block's convolutions have not come to."""
-        x = jnp.concatenate([self.old(x, 0), x], axis=1)
-        self.kept.append(x[:, -3:])
+    def align_skip(self, x: jax.Array) -> jax.Array:
+        # The block's three convolutions have not come to the last three rows.
+        x = jnp.concatenate([self._pop_carry(x, 0), x], axis=1)
+        self.carry.append(x[:, -3:])
         return x[:, :-3]
 
-    def old(self, x: jax.Array, rows: int) -> jax.Array:
-        """Return the rows kept from the strip before, or that many zeros if there is none."""
-        if self._old is not None:
-            return next(self._old)
+    def _pop_carry(self, x: jax.Array, rows: int) -> jax.Array:
+        """Return the rows carried from the strip before, or that many zeros if there is none."""
+        if self._carried is not None:
+            return next(self._carried)
         return jnp.zeros((x.shape[0], rows, *x.shape[2:]), x.dtype)
-
-    def inside(self, x: jax.Array) -> jax.Array:
-        """Set the rows below the image to zero."""
-        row = self.top + jnp.arange(x.shape[1])
-        return jnp.where((row < self.height)[None, :, None, None], x, jnp.zeros((), x.dtype))

@@ -15,8 +15,9 @@ from jax import lax
 from ..config import AutoencoderTinyConfig
 from ..errors import PictureError
 from ..io.images import psnr, read_pixels
-from ..model.functional import Params, decode, encode
-from ..model.layers import Half
+from ..model.functional import Params
+from ..model.layers import Component
+from ..strategies.run import decode, encode
 from .crops import shrink_square
 from .teachers import Teacher, as_pytree, decode_with, encode_with
 
@@ -45,7 +46,7 @@ class HeldOut:
         *,
         side: int,
         teacher: Teacher,
-        half: Half,
+        half: Component,
         config: AutoencoderTinyConfig,
     ):
         self.half, self.config = half, config

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ..config import AutoencoderTinyConfig
 from ..kernels import Convolve, convolve
 from ..model.functional import Params, bind
-from ..model.layers import Half, changes_size, layers_of
+from ..model.layers import Component, changes_size, layers_of
 from ..model.modules import apply_layer, to_unsigned
 
 
@@ -19,7 +19,7 @@ def stage_features(
     half_params: Params,
     x: jax.Array,
     *,
-    half: Half,
+    half: Component,
     config: AutoencoderTinyConfig,
     remat: bool = False,
     nudges: Sequence[jax.Array] | None = None,
@@ -80,7 +80,7 @@ def responses(
     x: jax.Array,
     key: jax.Array,
     *,
-    half: Half,
+    half: Component,
     config: AutoencoderTinyConfig,
 ) -> list[jax.Array]:
     """Return how strongly a half's result responds to the features of each of its stages.

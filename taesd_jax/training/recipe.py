@@ -6,7 +6,7 @@ import dataclasses
 from math import inf
 from typing import Any
 
-from ..model.layers import Half
+from ..model.layers import Component
 
 LATENT_LOSSES = ("mse", "mae", "amplitude")  # of images too, where a decoder is trained
 IMAGE_LOSSES = ("mse_eighth", "dssim", "detail", "texture", "patches", "encoded_patches")
@@ -66,7 +66,7 @@ class Recipe:
         ValueError: A loss or optimizer is unknown, or a number is outside its range.
     """
 
-    half: Half = "decoder"
+    half: Component = "decoder"
     losses: dict[str, float] = dataclasses.field(default_factory=lambda: {"mse": 1.0})
     imitate: float = 0.0
     sharpen: float = 0.0

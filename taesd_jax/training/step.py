@@ -15,8 +15,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
 from ..kernels import Convolve, convolve
-from ..model.functional import Params, decode, is_sharded
-from ..model.layers import Half
+from ..model.functional import Params
+from ..model.layers import Component
+from ..strategies.run import decode
+from ..strategies.sharding import is_sharded
 from .discriminator import Buffer, corrected_target, discriminator_loss, replay
 from .features import feature_distance, response_distance, stage_features
 from .kernel_gradients import convolve_quickly
@@ -232,7 +234,7 @@ def _update(
         return optax.apply_updates(params, updates), moments
 
 
-def _shared(half: Half, config: AutoencoderTinyConfig, teacher: AutoencoderTinyConfig) -> bool:
+def _shared(half: Component, config: AutoencoderTinyConfig, teacher: AutoencoderTinyConfig) -> bool:
     name = f"{half}_block_out_channels"
     own, other = getattr(config, name), getattr(teacher, name)
     return len(own) == len(other) and any(map(operator.eq, own, other))

@@ -14,8 +14,8 @@ from jax.tree_util import Partial
 
 from ..autoencoder import AutoencoderTiny
 from ..io.images import from_uint8
-from ..model.functional import decode, encode
-from ..model.layers import HALVES, Half
+from ..model.layers import COMPONENTS, Component
+from ..strategies.run import decode, encode
 from .features import responses, stage_features
 from .losses import sharpen
 from .recipe import Recipe
@@ -74,7 +74,7 @@ def answer(teacher: Teacher, batch: Batch, recipe: Recipe) -> dict[str, jax.Arra
 
 @functools.partial(jax.jit, static_argnames="half")
 def measure_responses(
-    teacher: AutoencoderTiny, images: jax.Array, *, half: Half
+    teacher: AutoencoderTiny, images: jax.Array, *, half: Component
 ) -> list[jax.Array]:
     """Return `responses` of a teacher's half, measured with images."""
     x = images if half == "encoder" else encode_with(teacher, images)
@@ -90,7 +90,7 @@ def teacher_digest(teacher: Teacher, *, side: int) -> str:
     found = hashlib.sha256()
     if isinstance(teacher, AutoencoderTiny):
         found.update(repr(teacher.config.architecture).encode())
-        tree: Any = {half: teacher.params[half] for half in HALVES if half in teacher.params}
+        tree: Any = {half: teacher.params[half] for half in COMPONENTS if half in teacher.params}
     else:
         function = teacher.func if isinstance(teacher, Partial) else teacher
         name = getattr(function, "__qualname__", type(function).__name__)

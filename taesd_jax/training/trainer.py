@@ -18,7 +18,7 @@ from ..config import AutoencoderTinyConfig
 from ..errors import TrainingError
 from ..io.images import from_uint8, write_image
 from ..model.functional import Params, init
-from ..model.layers import HALVES, Half, layers_of
+from ..model.layers import COMPONENTS, Component, layers_of
 from ..strategies.sharding import replicate, shard_images
 from .crops import RECIPE_FILE, Crops, describe_pictures
 from .evaluation import HeldOut
@@ -178,7 +178,7 @@ def train(
     return result
 
 
-def new_student(half: Half, config: AutoencoderTinyConfig, *, seed: int) -> Params:
+def new_student(half: Component, config: AutoencoderTinyConfig, *, seed: int) -> Params:
     """Draw the params of one half; a decoder's pictures start at a middle grey.
 
     Args:
@@ -194,14 +194,14 @@ def new_student(half: Half, config: AutoencoderTinyConfig, *, seed: int) -> Para
 
 
 def _join(
-    path: Path, params: Params, half: Half, config: AutoencoderTinyConfig
+    path: Path, params: Params, half: Component, config: AutoencoderTinyConfig
 ) -> tuple[Params, AutoencoderTinyConfig]:
     """Put the other half that is there beside a trained one; return params and config of both.
 
     Raises:
         TrainingError: The two are no model.
     """
-    (other,) = set(HALVES) - {half}
+    (other,) = set(COMPONENTS) - {half}
     there = path.with_name(f"{path.name}_{other}.safetensors")
     if not there.exists():
         return params, config

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..config import AutoencoderTinyConfig
 from ..errors import CheckpointError
-from ..model.layers import Half
+from ..model.layers import Component
 from . import files, names, sources
 from .names import Scheme, Shape
 from .recognition import difference, recognise
@@ -24,8 +24,8 @@ class Checkpoint(NamedTuple):
     """A loaded checkpoint.
 
     Attributes:
-        params: {"encoder": ..., "decoder": ...}, numpy arrays in the stored dtype; one half may
-            be absent.
+        params: {"encoder": ..., "decoder": ...}, numpy arrays in the stored dtype; either
+            component may be absent.
         config: Its architecture and labels.
         scheme: The key scheme that it was stored in; two with a slash for a mixed pair.
     """
@@ -130,22 +130,22 @@ def assemble(
     Raises:
         CheckpointError: As `load`.
     """
-    stored: dict[Half, _Stored] = {}
+    stored: dict[Component, _Stored] = {}
     scalars: dict[str, float] = {}
     try:
         for part in parts:
-            scheme, halves, extra = names.split(part.shapes)
-            for half, keys in halves.items():
-                if half in stored:
-                    origins = f"{stored[half].part.origin}, {part.origin}"
-                    raise CheckpointError(f"two {half}s: {origins}")
-                stored[half] = _Stored(part, scheme, keys)
+            scheme, components, extra = names.split(part.shapes)
+            for component, keys in components.items():
+                if component in stored:
+                    origins = f"{stored[component].part.origin}, {part.origin}"
+                    raise CheckpointError(f"two {component}s: {origins}")
+                stored[component] = _Stored(part, scheme, keys)
             scalars |= _read_scalars(part, extra)
-        shapes: dict[Half, dict[str, Shape]] = {
-            half: tensors.shapes() for half, tensors in stored.items()
+        shapes: dict[Component, dict[str, Shape]] = {
+            component: tensors.shapes() for component, tensors in stored.items()
         }
         config = _with_labels(_with_fields(recognise(shapes), fields, shapes), scalars, label)
-        params = {half: tensors.read() for half, tensors in stored.items()}
+        params = {component: tensors.read() for component, tensors in stored.items()}
         _check_finite(params)
     except CheckpointError as error:
         raise CheckpointError(f"{origin}: {error}") from error
@@ -154,7 +154,7 @@ def assemble(
 
 
 class _Stored(NamedTuple):
-    """One half in the names of its file: published key -> name."""
+    """One component in the names of its file: published key -> name."""
 
     part: Part
     scheme: Scheme
@@ -179,20 +179,20 @@ class _Stored(NamedTuple):
         return params
 
 
-def missing_file(source: str, half: Half) -> str:
-    """Say which file would bring the half that `source` lacks."""
-    other = "decoder" if half == "encoder" else "encoder"
+def missing_file(source: str, component: Component) -> str:
+    """Say which file would bring the component that `source` lacks."""
+    other = "decoder" if component == "encoder" else "encoder"
     for suffix in (".safetensors", ".pth"):
         if source.endswith(f"_{other}{suffix}"):
             stem = source.removesuffix(f"_{other}{suffix}")
-            return f"load {stem!r}, which needs {stem}_{half}{suffix} beside that file"
+            return f"load {stem!r}, which needs {stem}_{component}{suffix} beside that file"
         if source and Path(f"{source}_{other}{suffix}").is_file():
-            return f"add the missing file {source}_{half}{suffix}"
-    return f"load a checkpoint with {half} tensors"
+            return f"add the missing file {source}_{component}{suffix}"
+    return f"load a checkpoint with {component} tensors"
 
 
 def _with_fields(
-    config: AutoencoderTinyConfig, fields: Mapping[str, Any], shapes: Mapping[Half, Any]
+    config: AutoencoderTinyConfig, fields: Mapping[str, Any], shapes: Mapping[Component, Any]
 ) -> AutoencoderTinyConfig:
     if not fields:
         return config

@@ -1,10 +1,10 @@
-"""The names of a half's tensors in Flax and in every key scheme; needs no jax.
+"""The names of a component's tensors in Flax and in every key scheme; needs no jax.
 
 One rule serves all: a published key is `INDEX.rest`, and a scheme puts a prefix before it.
 
 | scheme   | encoder             | decoder             | index of the decoder          |
 | -------- | ------------------- | ------------------- | ----------------------------- |
-| original | N.                  | N.                  | as published; one half a file |
+| original | N.                  | N.                  | as published; one component a file |
 | module   | encoder.N.          | decoder.N.          | as published                  |
 | diffusers| encoder.layers.N.   | decoder.layers.N.   | one less: no Clamp            |
 | comfyui  | taesd_encoder.N.    | taesd_decoder.N.    | as published                  |
@@ -23,12 +23,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ..errors import CheckpointError
-from ..model.layers import HALVES, Half, Layer
+from ..model.layers import COMPONENTS, Component, Layer
 
 Scheme = Literal["original", "module", "diffusers", "comfyui", "flax"]
 Shape = tuple[int, ...]
 
-PREFIXES: Mapping[Scheme, Mapping[Half, str]] = {
+PREFIXES: Mapping[Scheme, Mapping[Component, str]] = {
     "diffusers": {"encoder": "encoder.layers.", "decoder": "decoder.layers."},
     "comfyui": {"encoder": "taesd_encoder.", "decoder": "taesd_decoder."},
     "flax": {"encoder": "encoder.layers_", "decoder": "decoder.layers_"},
@@ -47,17 +47,17 @@ class Found(NamedTuple):
 
     Attributes:
         scheme: Key scheme of the file.
-        halves: For each half, published key -> name in the file.
+        components: For each component, published key -> name in the file.
         scalars: Names in the file that carry ComfyUI's scalars.
     """
 
     scheme: Scheme
-    halves: dict[Half, dict[str, str]]
+    components: dict[Component, dict[str, str]]
     scalars: list[str]
 
 
 def tensor_shapes(layers: Iterable[Layer]) -> dict[str, Shape]:
-    """Return published key -> PyTorch shape of every tensor of a half."""
+    """Return published key -> PyTorch shape of every tensor of a component."""
     shapes: dict[str, Shape] = {}
     for layer in layers:
         i, n_in, n_out = layer.index, layer.in_channels, layer.out_channels
@@ -79,7 +79,7 @@ def tensor_shapes(layers: Iterable[Layer]) -> dict[str, Shape]:
 
 
 def split(names: Iterable[str]) -> Found:
-    """Recognise the key scheme of a file and sort its names into halves.
+    """Recognise the key scheme of a file and sort its names into components.
 
     Raises:
         CheckpointError: The names follow no scheme of this family; says which project's they are
@@ -87,32 +87,32 @@ def split(names: Iterable[str]) -> Found:
     """
     names = list(names)
     for scheme in PREFIXES:
-        halves: dict[Half, dict[str, str]] = {}
+        components: dict[Component, dict[str, str]] = {}
         rest = []
         for name in names:
-            for half in HALVES:
-                key = _published(name, scheme, half)
-                if key is not None and key not in halves.get(half, {}):
-                    halves.setdefault(half, {})[key] = name
+            for component in COMPONENTS:
+                key = _published(name, scheme, component)
+                if key is not None and key not in components.get(component, {}):
+                    components.setdefault(component, {})[key] = name
                     break
             else:
                 rest.append(name)
-        if scheme == "original" and halves:
+        if scheme == "original" and components:
             # Without a prefix every key matched as an encoder's. A decoder's layers 0 and 2 have
             # no tensors, and its layer 1 is no block.
-            keys = halves["encoder"]
+            keys = components["encoder"]
             if not any(key.startswith(("0.", "1.conv.", "2.")) for key in keys):
-                halves = {"decoder": keys}
+                components = {"decoder": keys}
         scalars = [n for n in rest if scheme == "comfyui" and n in COMFYUI_SCALARS]
         rest = [n for n in rest if n not in scalars]
-        if halves and not rest:
-            return Found(scheme, halves, scalars)
-        if halves and len(rest) < len(names) / 2 and not _foreign(names):
-            raise CheckpointError(f"tensors that belong to no half ({scheme} names): {rest}")
+        if components and not rest:
+            return Found(scheme, components, scalars)
+        if components and len(rest) < len(names) / 2 and not _foreign(names):
+            raise CheckpointError(f"tensors that belong to no component ({scheme} names): {rest}")
     raise CheckpointError(_foreign(names) or _unknown(names))
 
 
-def file_name(key: str, half: Half, scheme: Scheme) -> str:
+def file_name(key: str, component: Component, scheme: Scheme) -> str:
     """Return the name of a published key in a file of the given scheme.
 
     >>> file_name("3.conv.0.weight", "decoder", "diffusers")
@@ -120,14 +120,14 @@ def file_name(key: str, half: Half, scheme: Scheme) -> str:
     """
     index, rest = key.split(".", 1)
     if scheme == "flax":
-        return f"{half}.{'.'.join(flax_path(key))}"
-    if scheme == "diffusers" and half == "decoder":
+        return f"{component}.{'.'.join(flax_path(key))}"
+    if scheme == "diffusers" and component == "decoder":
         index = str(int(index) - 1)
-    return f"{PREFIXES[scheme][half]}{index}.{rest}"
+    return f"{PREFIXES[scheme][component]}{index}.{rest}"
 
 
 def flax_path(key: str) -> tuple[str, ...]:
-    """Return the path of a published key in a half's params.
+    """Return the path of a published key in a component's params.
 
     >>> flax_path("3.conv.0.weight"), flax_path("3.pool.1.weight")
     (('layers_3', 'conv_0', 'kernel'), ('layers_3', 'pool_1', 'scale'))
@@ -153,8 +153,8 @@ def to_torch_shape(shape: Shape) -> Shape:
     return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape
 
 
-def _published(name: str, scheme: Scheme, half: Half) -> str | None:
-    prefix = PREFIXES[scheme][half]
+def _published(name: str, scheme: Scheme, component: Component) -> str | None:
+    prefix = PREFIXES[scheme][component]
     if not name.startswith(prefix):
         return None
     key = name.removeprefix(prefix)
@@ -167,7 +167,7 @@ def _published(name: str, scheme: Scheme, half: Half) -> str | None:
     match = _PUBLISHED.fullmatch(key)
     if match is None:
         return None
-    if scheme == "diffusers" and half == "decoder":
+    if scheme == "diffusers" and component == "decoder":
         return f"{int(match[1]) + 1}.{match[2]}"
     return key
 

@@ -7,39 +7,41 @@ from typing import Any
 
 from ..config import VARIANTS, AutoencoderTinyConfig
 from ..errors import CheckpointError
-from ..model.layers import HALVES, Half, layers_of
+from ..model.layers import COMPONENTS, Component, layers_of
 from .names import Shape, tensor_shapes
 
-Shapes = Mapping[Half, Mapping[str, Shape]]
+Shapes = Mapping[Component, Mapping[str, Shape]]
 
 
 def recognise(shapes: Shapes) -> AutoencoderTinyConfig:
     """Return the config whose tensors are exactly the given ones.
 
     Args:
-        shapes: For each half present, published key -> PyTorch shape. Where one half is absent
-            its part of the config is a published variant's or the default.
+        shapes: For each component present, published key -> PyTorch shape. Where one is absent, its
+            part of the config is a published variant's or the default.
 
     Raises:
         CheckpointError: No architecture of this family has these tensors (lists every tensor that
-            is missing, unexpected or mis-shaped against the nearest one), or the two halves
+            is missing, unexpected or mis-shaped against the nearest one), or the two components
             belong to different models.
     """
-    readings: dict[Half, dict[str, Any]] = {
-        half: fields for half in shapes if (fields := _read(half, shapes[half]))
+    readings: dict[Component, dict[str, Any]] = {
+        component: fields for component in shapes if (fields := _read(component, shapes[component]))
     }
-    alone: dict[Half, AutoencoderTinyConfig] = {
-        half: config for half, fields in readings.items() if (config := _config(fields))
+    alone: dict[Component, AutoencoderTinyConfig] = {
+        component: config for component, fields in readings.items() if (config := _config(fields))
     }
     joint = _config(*readings.values())
     if joint and not difference(shapes, joint):
         return joint
-    whole = [c for half, c in alone.items() if not difference({half: shapes[half]}, c)]
-    if len(whole) == len(HALVES):
-        encoder, decoder = (_describe(alone[half]) for half in HALVES)
+    whole = [
+        c for component, c in alone.items() if not difference({component: shapes[component]}, c)
+    ]
+    if len(whole) == len(COMPONENTS):
+        encoder, decoder = (_describe(alone[component]) for component in COMPONENTS)
         raise CheckpointError(
             f"encoder and decoder belong to different models: the encoder is of {encoder}, the "
-            f"decoder of {decoder}; load two halves of one model"
+            f"decoder of {decoder}; load an encoder and a decoder of one model"
         )
     candidates = (*VARIANTS.values(), *alone.values(), *([joint] if joint else []))
     nearest = min(candidates, key=lambda config: len(difference(shapes, config)))
@@ -52,12 +54,12 @@ def recognise(shapes: Shapes) -> AutoencoderTinyConfig:
 def difference(shapes: Shapes, config: AutoencoderTinyConfig) -> list[str]:
     """List, a line each, the tensors that keep `shapes` from being those of `config`."""
     lines = []
-    for half, got in shapes.items():
-        want = tensor_shapes(layers_of(half, config))
-        lines += [f"  {half} {k}: missing" for k in want if k not in got]
-        lines += [f"  {half} {k}: unexpected" for k in got if k not in want]
+    for component, got in shapes.items():
+        want = tensor_shapes(layers_of(component, config))
+        lines += [f"  {component} {k}: missing" for k in want if k not in got]
+        lines += [f"  {component} {k}: unexpected" for k in got if k not in want]
         lines += [
-            f"  {half} {k}: expected shape {want[k]}, got {got[k]}"
+            f"  {component} {k}: expected shape {want[k]}, got {got[k]}"
             for k in want
             if k in got and want[k] != got[k]
         ]
@@ -73,7 +75,7 @@ def _config(*readings: dict[str, Any]) -> AutoencoderTinyConfig | None:
     for row in VARIANTS.values():
         if all(getattr(row, k) == v for k, v in fields.items()):
             return row.architecture
-    # The absent half gets as many stages as this one, 64 wide with three blocks each.
+    # The absent component gets as many stages as this one, 64 wide with three blocks each.
     stages = len(fields.get("encoder_stem_channels", ())) + len(
         fields.get("encoder_block_out_channels", fields.get("decoder_block_out_channels", ()))
     )
@@ -89,13 +91,13 @@ def _config(*readings: dict[str, Any]) -> AutoencoderTinyConfig | None:
         return None
 
 
-def _read(half: Half, shapes: Mapping[str, Shape]) -> dict[str, Any] | None:
-    """Read a half's config fields from its tensors; None where they do not add up.
+def _read(component: Component, shapes: Mapping[str, Shape]) -> dict[str, Any] | None:
+    """Read a component's config fields from its tensors; None where they do not add up.
 
     It looks only at what it needs: whoever calls it compares all tensors afterwards.
     """
     try:
-        return _read_encoder(shapes) if half == "encoder" else _read_decoder(shapes)
+        return _read_encoder(shapes) if component == "encoder" else _read_decoder(shapes)
     except (KeyError, IndexError, ValueError):
         return None
 

@@ -13,7 +13,7 @@ import numpy as np
 from ..config import AutoencoderTinyConfig
 from ..errors import CheckpointError
 from ..io.files import write_files
-from ..model.layers import HALVES, Half, layers_of
+from ..model.layers import COMPONENTS, Component, layers_of
 from . import names, sources
 from .files import DTYPES, to_bytes
 from .names import Scheme
@@ -35,7 +35,7 @@ def save(
         path: By layout: "diffusers" the folder for config.json and
             diffusion_pytorch_model.safetensors; "original" PATH for PATH_encoder.safetensors and
             PATH_decoder.safetensors; "comfyui" and "flax" the file.
-        params: {"encoder": ..., "decoder": ...}; only "original" and "flax" take one half alone.
+        params: {"encoder": ..., "decoder": ...}; only "original" and "flax" take one alone.
             Heads are not written: `save_heads` does, and `add_heads` finds them.
         config: Architecture.
         layout: As above. All but "diffusers", which has config.json, carry the config as metadata.
@@ -74,8 +74,8 @@ def serialise(
     Raises:
         CheckpointError: The layout cannot express this model.
     """
-    halves: list[Half] = [half for half in HALVES if half in params]
-    if not halves:
+    components: list[Component] = [component for component in COMPONENTS if component in params]
+    if not components:
         raise CheckpointError(f"params must have 'encoder' or 'decoder', got {sorted(params)}")
     if layout == "diffusers" and not config.fits_diffusers:
         raise CheckpointError(
@@ -83,37 +83,46 @@ def serialise(
             f"(GroupNorm branch, 32x stem or widths that differ by stage); write layout "
             f"'original', 'comfyui' or 'flax'"
         )
-    if layout in ("diffusers", "comfyui") and len(halves) == 1:
+    if layout in ("diffusers", "comfyui") and len(components) == 1:
         raise CheckpointError(
-            f"layout {layout!r} needs both halves, but only the {halves[0]} is loaded; write "
-            f"'original' or 'flax'"
+            f"layout {layout!r} needs both components, but only the {components[0]} is loaded; "
+            f"write 'original' or 'flax'"
         )
     scheme: Scheme = layout
-    _check(params, halves, config)
-    tensors = {half: _by_name(params[half], half, config, scheme) for half in halves}
+    _check(params, components, config)
+    tensors = {
+        component: _by_name(params[component], component, config, scheme)
+        for component in components
+    }
     if layout == "original":
-        return {f"_{half}.safetensors": tensors[half] for half in halves}
-    merged = {name: t for half in halves for name, t in tensors[half].items()}
+        return {f"_{component}.safetensors": tensors[component] for component in components}
+    merged = {name: t for component in components for name, t in tensors[component].items()}
     if layout == "comfyui":
         merged |= _comfyui_scalars(config)
     return {sources.DIFFUSERS_FILE if layout == "diffusers" else "": merged}
 
 
-def _check(params: Params, halves: list[Half], config: AutoencoderTinyConfig) -> None:
-    lines = [f"  {half}: unexpected" for half in params if half not in (*halves, "heads")]
+def _check(params: Params, components: list[Component], config: AutoencoderTinyConfig) -> None:
+    lines = [
+        f"  {component}: unexpected"
+        for component in params
+        if component not in (*components, "heads")
+    ]
     unfit = []
-    for half in halves:
-        leaves = dict(_walk(params[half]))
+    for component in components:
+        leaves = dict(_walk(params[component]))
         got = {path: names.to_torch_shape(np.shape(leaf)) for path, leaf in leaves.items()}
-        unfit += [f"{half}.{'.'.join(path)}" for path, leaf in leaves.items() if not _fits(leaf)]
+        unfit += [
+            f"{component}.{'.'.join(path)}" for path, leaf in leaves.items() if not _fits(leaf)
+        ]
         want = {
             names.flax_path(key): shape
-            for key, shape in names.tensor_shapes(layers_of(half, config)).items()
+            for key, shape in names.tensor_shapes(layers_of(component, config)).items()
         }
         for path in want | got:
             if got.get(path) != want.get(path):
                 expected = want.get(path, "nothing")
-                name = ".".join((half, *path))
+                name = ".".join((component, *path))
                 lines.append(f"  {name}: expected {expected}, got {got.get(path, 'nothing')}")
     if lines:
         raise CheckpointError(
@@ -140,12 +149,12 @@ def _walk(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ..
 
 
 def _by_name(
-    half_params: Params, half: Half, config: AutoencoderTinyConfig, scheme: Scheme
+    component_params: Params, component: Component, config: AutoencoderTinyConfig, scheme: Scheme
 ) -> dict[str, np.ndarray]:
-    tensors, leaves = {}, dict(_walk(half_params))
-    for key in names.tensor_shapes(layers_of(half, config)):
+    tensors, leaves = {}, dict(_walk(component_params))
+    for key in names.tensor_shapes(layers_of(component, config)):
         array = np.asarray(leaves[names.flax_path(key)])
-        name = names.file_name(key, half, scheme)
+        name = names.file_name(key, component, scheme)
         tensors[name] = array if scheme == "flax" else names.to_torch(array)
     return tensors
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..config import VARIANTS
 from ..errors import CheckpointError, CheckpointNotFoundError
-from ..model.layers import HALVES, Half
+from ..model.layers import COMPONENTS, Component
 from .pins import PINS, check_file
 
 DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
@@ -27,7 +27,7 @@ class Files(NamedTuple):
     """The files of one checkpoint.
 
     Attributes:
-        weights: One file, or one for each half.
+        weights: One file, or one for each component.
         config: The config.json beside them, if any.
         label: Name to tell variants of one architecture apart by; only a label.
     """
@@ -78,7 +78,7 @@ def _find(name: str, subfolder: str, hub: dict[str, Any]) -> Files:
         known = path.name == DIFFUSERS_FILE and config.is_file()
         label = label_of(path.stem) or (known and label_of(path.parent.name)) or ""
         return Files([path], config if known else None, label)
-    pair = [file for half in HALVES if (file := pair_file(path, half)).is_file()]
+    pair = [file for component in COMPONENTS if (file := pair_file(path, component)).is_file()]
     if pair:
         return Files(pair, None, label_of(path.name))
     if name == SMALL:
@@ -95,16 +95,16 @@ def _find(name: str, subfolder: str, hub: dict[str, Any]) -> Files:
     )
 
 
-def pair_file(path: Path, half: Half, suffix: str = ".safetensors") -> Path:
-    """Return the file of one half of the pair that `path` stands for."""
-    return path.with_name(f"{path.name}_{half}{suffix}")
+def pair_file(path: Path, component: Component, suffix: str = ".safetensors") -> Path:
+    """Return the file of one component of the pair that `path` stands for."""
+    return path.with_name(f"{path.name}_{component}{suffix}")
 
 
 def pickles(path: Path) -> list[Path]:
     """Return the PyTorch files of the pair that `path` stands for, if it has no safetensors."""
-    if not path.name or any(pair_file(path, half).is_file() for half in HALVES):
+    if not path.name or any(pair_file(path, component).is_file() for component in COMPONENTS):
         return []
-    return [p for half in HALVES if (p := pair_file(path, half, ".pth")).is_file()]
+    return [p for component in COMPONENTS if (p := pair_file(path, component, ".pth")).is_file()]
 
 
 def label_of(name: str) -> str:
@@ -145,7 +145,7 @@ def _on_hub(repo: str, subfolder: str, hub: dict[str, Any]) -> Files:
     if hub.get("revision") is None and (pin := PINS.get(repo)):
         hub = hub | {"revision": pin.revision}
     singles = [[DIFFUSERS_FILE], [f"{name}.safetensors"]]
-    pair = [f"{name}_{half}.safetensors" for half in HALVES]
+    pair = [f"{name}_{component}.safetensors" for component in COMPONENTS]
     for group in (*singles, pair):
         weights: list[Path] = []
         for part in group:

@@ -10,13 +10,13 @@ from models import SMALL
 from taesd_jax import cli, decode, init
 from taesd_jax.cli import measurement
 from taesd_jax.cli.counts import count_full
-from taesd_jax.cli.runners import OURS, Case
+from taesd_jax.cli.runners import OURS, UINT8, Case
 
 
-@pytest.mark.parametrize("half", ["encoder", "decoder"])
-def test_ways_are_run_in_turn_and_agree(half):
-    names = [OURS, "whole", "1, 4"]
-    rows = measurement.measure(names, Case(SMALL, half, 64, 2, "float32", 2), rounds=3)
+@pytest.mark.parametrize("component", ["encoder", "decoder"])
+def test_ways_are_run_in_turn_and_agree(component):
+    names = [OURS, "full", "strips 1, 4"]
+    rows = measurement.measure(names, Case(SMALL, component, 64, 2, "float32", 2), rounds=3)
     assert [row.name for row in rows] == names
     assert all(len(row.seconds) == 3 and row.max_error < 2e-5 for row in rows)
     assert all(row.median_s > 0 and row.first_s > 0 for row in rows)
@@ -52,9 +52,19 @@ def test_what_xla_counts():
 
 def test_the_command(tmp_path, capsys):
     target = tmp_path / "bench.json"
-    command = ["bench", "--sizes", "32", "--rounds", "1", "--peers", "none", "--halves", "decoder"]
+    command = [
+        "bench",
+        "--sizes",
+        "32",
+        "--rounds",
+        "1",
+        "--peers",
+        "none",
+        "--components",
+        "decoder",
+    ]
     assert cli.main([*command, "--overhead", "--json", str(target)]) == 0
     assert "taesd decoder, 32x32, batch 1, float32" in capsys.readouterr().out
     report = json.loads(target.read_text())
-    assert [run["name"] for run in report["cases"][0]["runs"]] == [OURS]
+    assert [run["name"] for run in report["cases"][0]["runs"]] == [OURS, UINT8]
     assert report["overhead"]["vae_us"] > 0

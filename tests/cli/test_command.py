@@ -245,7 +245,7 @@ def test_info(capsys, folder):
     assert "key names       flax" in out
     assert "latent          4 channels, 1/8 size" in out
     report = json.loads(run(capsys, "info", "m.safetensors", "--json"))
-    assert report["halves"]["encoder"]["dtype"] == "float32"
+    assert report["components"]["encoder"]["dtype"] == "float32"
     assert report["config"]["encoder_block_out_channels"] == [8, 8, 8, 8]
     params = taesd_jax.init(jax.random.key(0), config=taesd_jax.VARIANTS["taesd"])
     del params["decoder"]

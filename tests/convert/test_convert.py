@@ -49,8 +49,8 @@ def test_pth_round_trip_returns_the_same_bits(tmp_path, name, dtype):
     assert same(again.params, params)
     assert again.config.architecture == config.architecture
     assert again.config.variant == config.variant
-    half = convert.load_pth(written[1])
-    assert same(half.params, {"decoder": params["decoder"]})
+    decoder = convert.load_pth(written[1])
+    assert same(decoder.params, {"decoder": params["decoder"]})
 
 
 @pytest.mark.parametrize("scheme", ["diffusers", "module", "comfyui"])
@@ -63,11 +63,11 @@ def test_state_dicts_in_memory(scheme):
     assert again.scheme == scheme
 
 
-def test_original_names_take_one_half():
+def test_original_names_take_one_component():
     params, config = random_model(SMALL)
     state = convert.to_torch({"decoder": params["decoder"]}, config, scheme="original")
     assert state.keys() == random_state("decoder", SMALL).keys()
-    with pytest.raises(CheckpointError, match="'original' names one half, got"):
+    with pytest.raises(CheckpointError, match="'original' names one component, got"):
         convert.to_torch(params, config, scheme="original")
 
 
@@ -206,9 +206,9 @@ def test_the_parity_report_holds_its_bounds(name):
     report = convert.parity_report(params, config)
     assert report.ok, report.table()
     layers = [row for row in report.rows if row.layer != "whole"]
-    per_half = {"taesd": (15, 17), "taef2": (15, 17), "taesana": (18, 0)}[name]
-    for half, count in zip(("encoder", "decoder"), per_half, strict=True):
-        assert sum(row.half == half for row in layers) == 3 * count
+    per_component = {"taesd": (15, 17), "taef2": (15, 17), "taesana": (18, 0)}[name]
+    for component, count in zip(("encoder", "decoder"), per_component, strict=True):
+        assert sum(row.component == component for row in layers) == 3 * count
     assert {row.dtype for row in report.rows} == {"float32", "bfloat16", "float16"}
     assert len(report.table().split("\n")) == len(report.rows) + 2
     json.dumps(report.to_dict())
@@ -220,9 +220,9 @@ def test_the_parity_report_sees_a_difference(monkeypatch):
     params, config = random_model(SMALL)
     real = parity.bind
 
-    def off(half_params, half, config):
-        half_params["layers_5"]["conv_2"]["bias"] += 1e-3
-        return real(half_params, half, config)
+    def off(component_params, component, config):
+        component_params["layers_5"]["conv_2"]["bias"] += 1e-3
+        return real(component_params, component, config)
 
     monkeypatch.setattr(parity, "bind", off)
     report = parity.parity_report({"decoder": params["decoder"]}, config)
@@ -241,7 +241,7 @@ def test_verify_writes_json_and_sets_the_status(working_folder, capsys, photos):
     assert "every bound holds" in capsys.readouterr().out
     report = json.loads(Path("r.json").read_text())
     assert report["ok"] is True
-    assert {"half", "layer", "dtype", "max_error", "mean_error"} <= report["rows"][0].keys()
+    assert {"component", "layer", "dtype", "max_error", "mean_error"} <= report["rows"][0].keys()
     assert report["rows"][0]["shape"] == [1, 40, 48, 8]
 
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taesd_jax import VARIANTS
+from taesd_jax import VARIANTS, decode, encode
 from taesd_jax.kernels import ConvSpec, fused_conv, round_to
 from taesd_jax.kernels.forms import conv_in_float32, conv_in_half
-from taesd_jax.model.functional import abstract_params, decode, encode
+from taesd_jax.model.functional import abstract_params
 
 HALF = ("bfloat16", "float16")
 # Of a value rounded once more, relative: half a unit in the last place of each dtype.

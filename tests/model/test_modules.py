@@ -12,7 +12,7 @@ from taesd_jax import VARIANTS, AutoencoderTinyConfig
 from taesd_jax.model.blocks import Block
 from taesd_jax.model.convolutions import Conv, UpsampleConv
 from taesd_jax.model.functional import abstract_params
-from taesd_jax.model.layers import HALVES, layers_of
+from taesd_jax.model.layers import COMPONENTS, layers_of
 from taesd_jax.weights.names import flax_path, tensor_shapes, to_torch_shape
 
 torch = pytest.importorskip("torch")
@@ -125,7 +125,8 @@ def test_whole_model(name):
     states = random_states(config)
     params, _ = random_model(config)
     torch_states = {
-        half: {k: torch.from_numpy(v) for k, v in states[half].items()} for half in HALVES
+        component: {k: torch.from_numpy(v) for k, v in states[component].items()}
+        for component in COMPONENTS
     }
     act = TORCH_ACT[config.act_fn]
     # Odd sizes: one that the factor divides into an odd number, one that it does not divide.
@@ -144,11 +145,12 @@ def test_whole_model(name):
 @pytest.mark.parametrize("name", list(CONFIGS))
 def test_modules_have_the_tensors_that_the_layer_list_names(name):
     config = CONFIGS[name]
-    for half in HALVES:
+    for component in COMPONENTS:
         named = {
-            flax_path(key): shape for key, shape in tensor_shapes(layers_of(half, config)).items()
+            flax_path(key): shape
+            for key, shape in tensor_shapes(layers_of(component, config)).items()
         }
-        leaves = jax.tree_util.tree_leaves_with_path(abstract_params(half, config))
+        leaves = jax.tree_util.tree_leaves_with_path(abstract_params(component, config))
         built = {tuple(k.key for k in path): to_torch_shape(leaf.shape) for path, leaf in leaves}
         assert built == named
 
@@ -163,8 +165,8 @@ def test_modules_have_the_tensors_that_the_layer_list_names(name):
     ],
 )
 def test_parameter_counts_are_the_published_ones(name, encoder, decoder):
-    for half, count in (("encoder", encoder), ("decoder", decoder)):
-        leaves = jax.tree.leaves(abstract_params(half, VARIANTS[name]))
+    for component, count in (("encoder", encoder), ("decoder", decoder)):
+        leaves = jax.tree.leaves(abstract_params(component, VARIANTS[name]))
         if count:
             assert sum(leaf.size for leaf in leaves) == count
 
@@ -180,7 +182,7 @@ def test_half_precision_pytorch_agrees_on_random_models():
         state = {k: torch.from_numpy(v) for k, v in states["decoder"].items()}
         torch_z = to_torch(z.astype(np.float32))
         truth = to_numpy(reference.decode(state, torch_z))
-        half = {k: v.bfloat16() for k, v in state.items()}
-        theirs = to_numpy(reference.decode(half, torch_z.bfloat16()).float())
+        component = {k: v.bfloat16() for k, v in state.items()}
+        theirs = to_numpy(reference.decode(component, torch_z.bfloat16()).float())
         ours = np.asarray(taesd_jax.decode(params, z, config=config), np.float32)
         assert np.abs(ours - truth).mean() <= 1.2 * np.abs(theirs - truth).mean(), name

@@ -1,5 +1,7 @@
 """Extreme numbers: the same bits each time, and what is broken stays where it is."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from models import SMALL, image, latent, random_model
 
 import taesd_jax
-from taesd_jax import AutoencoderTiny, Plan, decode_sliced, decode_streaming, decode_tiled
+from taesd_jax import AutoencoderTiny, Strips, Tiles
 from taesd_jax.errors import PictureError
 from taesd_jax.io.images import to_uint8
 from taesd_jax.strategies.sharding import replicate, shard_images
@@ -15,10 +17,10 @@ from taesd_jax.strategies.sharding import replicate, shard_images
 SHORT = SMALL.replace(num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1))
 POOLED = SHORT.replace(pool_channels=16)
 WAYS = {
-    "whole": lambda p, z, c: taesd_jax.decode(p, z, config=c),
-    "sliced": lambda p, z, c: decode_sliced(p, z, config=c, chunk=2),
-    "tiled": lambda p, z, c: decode_tiled(p, z, config=c, tile=3),
-    "streamed": lambda p, z, c: decode_streaming(p, z, config=c, plan=Plan(1, 2)),
+    "full": {},
+    "batches": {"batch_size": 2},
+    "tiles": {"strategy": Tiles(3)},
+    "strips": {"strategy": Strips(1, 2)},
 }
 
 
@@ -33,9 +35,9 @@ def model(request):
 def test_one_broken_image_leaves_the_others_alone(model, way, value):
     params, config = model
     z = latent(config, (5, 4), n=4)
-    sound = np.asarray(WAYS[way](params, z, config))
+    sound = np.asarray(taesd_jax.decode(params, z, config=config, **WAYS[way]))
     z[2, 1, 1, 0] = value
-    got = np.asarray(WAYS[way](params, z, config))
+    got = np.asarray(taesd_jax.decode(params, z, config=config, **WAYS[way]))
     for i in (0, 1, 3):
         np.testing.assert_array_equal(got[i], sound[i])
     if np.isnan(value):
@@ -63,9 +65,10 @@ def test_one_broken_image_of_a_sharded_batch(model):
 def test_calls_are_repeatable(model, way):
     params, config = model
     z = latent(config, (5, 4), n=2)
-    first = np.asarray(WAYS[way](params, z, config))
+    run = functools.partial(taesd_jax.decode, params, z, config=config, **WAYS[way])
+    first = np.asarray(run())
     for _ in range(3):
-        np.testing.assert_array_equal(WAYS[way](params, z, config), first)
+        np.testing.assert_array_equal(run(), first)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

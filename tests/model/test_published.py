@@ -9,7 +9,7 @@ from models import same
 import taesd_jax
 from taesd_jax import VARIANTS, AutoencoderTiny
 from taesd_jax.io.images import pad_image, psnr, to_uint8
-from taesd_jax.model.layers import HALVES
+from taesd_jax.model.layers import COMPONENTS
 
 torch = pytest.importorskip("torch")
 reference = pytest.importorskip("reference")
@@ -43,9 +43,11 @@ def models(published):
             params, config, _ = load(published, name)
             params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params)
             states = {
-                half: convert.to_torch({half: params[half]}, config, scheme="original")
-                for half in HALVES
-                if half in params
+                component: convert.to_torch(
+                    {component: params[component]}, config, scheme="original"
+                )
+                for component in COMPONENTS
+                if component in params
             }
             cache[name] = params, config, states
         return cache[name]
@@ -103,21 +105,21 @@ def test_float32_against_diffusers(models, crop, name, tmp_path):
 
 
 @pytest.mark.parametrize("name", [*BOTH, "taesana"])
-@pytest.mark.parametrize("half", HALVES)
-def test_bfloat16_is_as_good_as_pytorchs(models, crop, name, half):
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_bfloat16_is_as_good_as_pytorchs(models, crop, name, component):
     params, config, states = models(name)
-    if half not in states:
+    if component not in states:
         pytest.skip("taesana's decoder is not published here")
     with torch.no_grad():
         x = to_torch(crop[:, :103, :121])  # PyTorch takes its time in bfloat16 on a CPU
-        if half == "decoder":
+        if component == "decoder":
             x = reference.encode(states["encoder"], x)
-        run = reference.encode if half == "encoder" else reference.decode
+        run = reference.encode if component == "encoder" else reference.decode
         x = x.bfloat16()
-        truth = to_numpy(run(states[half], x.float()))
-        low = {k: v.bfloat16() for k, v in states[half].items()}
+        truth = to_numpy(run(states[component], x.float()))
+        low = {k: v.bfloat16() for k, v in states[component].items()}
         theirs = np.abs(to_numpy(run(low, x).float()) - truth)
-    run = taesd_jax.encode if half == "encoder" else taesd_jax.decode
+    run = taesd_jax.encode if component == "encoder" else taesd_jax.decode
     ours = run(params, jnp.asarray(to_numpy(x.float()), jnp.bfloat16), config=config)
     ours = np.abs(np.asarray(ours, np.float32) - truth)
     assert ours.mean() <= BFLOAT16 * theirs.mean()

@@ -1,4 +1,4 @@
-"""Heads for small pictures: what they compute, what they cost, and how they are fitted."""
+"""Thumbnails: what their heads compute, what they cost, and how they are fitted."""
 
 import functools
 from pathlib import Path
@@ -11,7 +11,7 @@ from jax import lax
 from models import SMALL, image, latent, random_model, with_heads
 
 import taesd_jax
-from taesd_jax import VARIANTS, AutoencoderTiny
+from taesd_jax import VARIANTS, AutoencoderTiny, Full, Strips, Tiles
 from taesd_jax.cli import main
 from taesd_jax.cli.options import load_checkpoint
 from taesd_jax.io.images import psnr, write_image
@@ -54,7 +54,7 @@ def test_it_is_one_convolution_of_all_features(model, scale):
         "SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     ) + head["bias"].reshape(1, 1, 1, 3)
-    got = taesd_jax.decode_reduced(params, z, config=config, scale=scale)
+    got = taesd_jax.decode(params, z, config=config, scale=scale)
     assert got.shape == (2, 40 * scale, 24 * scale, 3)
     np.testing.assert_allclose(got, want, atol=ROUNDING, rtol=0)
 
@@ -64,7 +64,7 @@ def test_the_class_the_transformations_and_dtypes():
     params = with_heads(params, config)
     vae = AutoencoderTiny(params, config)
     z = jnp.asarray(latent(config, (4, 2), n=2))
-    want = taesd_jax.decode_reduced(params, z, config=config, scale=1 / 4)
+    want = taesd_jax.decode(params, z, config=config, scale=1 / 4)
     np.testing.assert_array_equal(vae.decode(z, scale=1 / 4).sample, want)
     np.testing.assert_array_equal(vae.decode(z, False, scale=1 / 4)[0], want)
     np.testing.assert_array_equal(vae.decode(z, scale=1).sample, vae.decode(z).sample)
@@ -79,13 +79,16 @@ def test_the_class_the_transformations_and_dtypes():
     assert low.dtype == jnp.bfloat16
     np.testing.assert_allclose(low.astype(np.float32), want, atol=BFLOAT16, rtol=0)
     assert vae.compile((2, 4, 2, 4), scale=1 / 4)(vae, z).shape == want.shape
+    options = {"config": config, "scale": 1 / 4, "strategy": Full(), "batch_size": 1}
+    one_by_one = taesd_jax.decode(params, z, **options)
+    np.testing.assert_allclose(one_by_one, want, atol=ROUNDING, rtol=0)
 
 
 def test_rows_over_a_mesh(model):
     params, config = model
     mesh = jax.make_mesh((8,), ("rows",))
     z = latent(config, (16, 3))
-    want = taesd_jax.decode_reduced(params, z, config=config, scale=1 / 2)
+    want = taesd_jax.decode(params, z, config=config, scale=1 / 2)
     where = shard_images(mesh, rows="rows")
     everywhere = jax.device_put(params, replicate(mesh))
     got = AutoencoderTiny(everywhere, config).decode(jax.device_put(z, where), scale=1 / 2).sample
@@ -103,26 +106,25 @@ def test_the_work_is_a_small_part():
 
     whole = operations(lambda p, z: taesd_jax.decode(p, z, config=config))
     for scale, most in ((1 / 2, 0.5), (1 / 8, 0.03)):
-        part = operations(
-            lambda p, z, s=scale: taesd_jax.decode_reduced(p, z, config=config, scale=s)
-        )
+        part = operations(lambda p, z, s=scale: taesd_jax.decode(p, z, config=config, scale=s))
         assert part < most * whole
 
 
 def test_refusals(model):
     params, config = model
     z = latent(config, (2, 2))
-    for scale in (0.3, 2, 0, -1, "1/2", True, None, float("nan"), 1):
-        with pytest.raises(
-            ValueError, match=r"scale of a small picture must be one of \(1/2, 1/4, 1/8\)"
-        ):
-            taesd_jax.decode_reduced(params, z, config=config, scale=scale)
+    for scale in (0.3, 2, 0, -1, "1/2", True, None, float("nan")):
+        with pytest.raises(ValueError, match=r"scale must be 1 or one of \(1/2, 1/4, 1/8\)"):
+            taesd_jax.decode(params, z, config=config, scale=scale)
+    for strategy in (Strips(), Tiles()):
+        with pytest.raises(ValueError, match=r"thumbnails run with strategy=Full\(\)"):
+            taesd_jax.decode(params, z, config=config, scale=1 / 2, strategy=strategy)
     bare = {"decoder": params["decoder"]}
     with pytest.raises(ValueError, match="no head for scale 1/2.*add_heads.*fit_heads"):
-        taesd_jax.decode_reduced(bare, z, config=config, scale=1 / 2)
+        taesd_jax.decode(bare, z, config=config, scale=1 / 2)
     swapped = {**params, "heads": {"2": params["heads"]["4"]}}
     with pytest.raises(ValueError, match=r"head for scale 1/2 must be.*24.*got.*16"):
-        taesd_jax.decode_reduced(swapped, z, config=config, scale=1 / 2)
+        taesd_jax.decode(swapped, z, config=config, scale=1 / 2)
 
 
 def test_a_fit_is_the_least_squares_solution():

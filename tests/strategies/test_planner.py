@@ -1,5 +1,9 @@
 """The planner stays within its budget, and what it chooses changes no result."""
 
+import copy
+import pickle
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,51 +11,50 @@ import pytest
 from models import SMALL, image, latent, random_model
 
 import taesd_jax
-from taesd_jax import VARIANTS, AutoencoderTiny, Way
-from taesd_jax.strategies.estimates import streamed_bytes, tiled_bytes, whole_bytes
-from taesd_jax.strategies.planner import choose_way, default_budget
-from taesd_jax.strategies.streaming import default_plan
+from taesd_jax import VARIANTS, AutoencoderTiny, Full, Strips, Tiles
+from taesd_jax.model.functional import Computation
+from taesd_jax.strategies.memory import estimate_bytes
+from taesd_jax.strategies.planner import Limits, choose, default_budget
+from taesd_jax.strategies.strategy import resolve_strategy
 
 SHORT = SMALL.replace(num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1))
 
 
-def ways(half, side, budget, platform="cpu", config=VARIANTS["taesd"], n=1):
-    shape = (n, side, side, 4 if half == "decoder" else 3)
-    return choose_way(half, shape, config=config, platform=platform, budget=budget)
+def execution(component, side, budget, platform="cpu", config=VARIANTS["taesd"], n=1):
+    shape = (n, side, side, config.latent_channels if component == "decoder" else 3)
+    computation = Computation(component, config.architecture, "float32", "float32")
+    return choose(computation, shape, platform, Limits(budget))
 
 
 @pytest.mark.parametrize(
-    ("half", "side", "platform", "budget", "name"),
+    ("component", "side", "platform", "budget", "strategy"),
     [
-        ("decoder", 16, "cpu", 10**9, "whole"),
-        ("decoder", 64, "cpu", 10**9, "streamed"),
-        ("encoder", 1024, "cpu", 10**9, "streamed"),
-        ("decoder", 64, "gpu", 10**9, "whole"),
-        ("decoder", 1024, "gpu", 10**9, "tiled"),
-        ("encoder", 16384, "cpu", 10**9, "tiled"),
+        ("decoder", 16, "cpu", 10**9, Full),
+        ("decoder", 64, "cpu", 10**9, Strips),
+        ("encoder", 1024, "cpu", 10**9, Strips),
+        ("decoder", 64, "gpu", 10**9, Full),
+        ("decoder", 1024, "gpu", 10**9, Tiles),
+        ("encoder", 16384, "cpu", 10**9, Tiles),
         # Nothing fits: the smallest.
-        ("decoder", 64, "gpu", 0, "streamed"),
+        ("decoder", 64, "gpu", 0, Strips),
     ],
 )
-def test_the_fastest_way_that_fits(half, side, platform, budget, name):
-    way = ways(half, side, budget, platform)
-    assert way.name == name
-    assert way.temporary_bytes <= budget or budget == 0
+def test_the_fastest_strategy_that_fits(component, side, platform, budget, strategy):
+    chosen = execution(component, side, budget, platform)
+    assert type(chosen.strategy) is strategy
+    assert chosen.temporary_bytes <= budget or budget == 0
 
 
 def test_a_batch_is_cut_before_an_image_is():
-    one = ways("decoder", 64, 10**10, "gpu").temporary_bytes
-    assert ways("decoder", 64, 8 * one, "gpu", n=8).chunk == 8
-    way = ways("decoder", 64, 3 * one, "gpu", n=8)
-    assert (way.name, way.chunk) == ("whole", 1)
+    one = execution("decoder", 64, 10**10, "gpu").temporary_bytes
+    assert execution("decoder", 64, 8 * one, "gpu", n=8).batch_size is None
+    chosen = execution("decoder", 64, 3 * one, "gpu", n=8)
+    assert (chosen.strategy, chosen.batch_size) == (Full(), 1)
 
 
-def test_stages_that_need_the_whole_image_stay_whole():
-    way = choose_way(
-        "decoder", (1, 128, 128, 32), config=VARIANTS["taef2"], platform="cpu", budget=0
-    )
-    assert way.name == "streamed"
-    assert way.plan.whole == 1
+def test_stages_that_need_the_full_image_run_in_full():
+    chosen = execution("decoder", 128, 0, config=VARIANTS["taef2"])
+    assert chosen.strategy.full_stages == 1
 
 
 def temporaries(run, config, shape, dtype, **options):
@@ -63,36 +66,34 @@ def temporaries(run, config, shape, dtype, **options):
 
 
 @pytest.mark.parametrize(
-    ("name", "half"),
+    ("name", "component"),
     [("taesd", "encoder"), ("taesd", "decoder"), ("taef2", "decoder"), ("taesana", "encoder")],
 )
-def test_estimates_cover_what_xla_counts(name, half):
+def test_estimates_cover_what_xla_counts(name, component):
     config = VARIANTS[name]
     factor = config.spatial_factor
-    size = (512 // factor, 768 // factor) if half == "decoder" else (512, 768)
-    shape = (1, *size, config.latent_channels if half == "decoder" else 3)
-    run, streamed = taesd_jax.encode, taesd_jax.encode_streaming
-    if half == "decoder":
-        run, streamed = taesd_jax.decode, taesd_jax.decode_streaming
+    size = (512 // factor, 768 // factor) if component == "decoder" else (512, 768)
+    shape = (1, *size, config.latent_channels if component == "decoder" else 3)
+    run = taesd_jax.decode if component == "decoder" else taesd_jax.encode
     for dtype in ("float32", "bfloat16"):
         counted = temporaries(run, config, shape, dtype)
-        assert counted <= whole_bytes(half, size, config) <= 3 * counted
-    plan = default_plan(half, config)
-    counted = temporaries(streamed, config, shape, "float32", plan=plan)
-    assert counted <= streamed_bytes(half, size, config, plan) <= 6 * counted
+        assert counted <= estimate_bytes(Full(), component, size, config) <= 3 * counted
+    strips = resolve_strategy(Strips(), component, config)
+    counted = temporaries(run, config, shape, "float32", strategy=strips)
+    assert counted <= estimate_bytes(strips, component, size, config) <= 6 * counted
 
 
 def test_the_estimate_of_a_tile_covers_what_xla_counts():
     config = VARIANTS["taesd"]
-    for run, half, shape in (
-        (taesd_jax.decode_tiled, "decoder", (1, 64, 64, 4)),
-        (taesd_jax.encode_tiled, "encoder", (1, 512, 512, 3)),
+    for run, component, shape in (
+        (taesd_jax.decode, "decoder", (1, 64, 64, 4)),
+        (taesd_jax.encode, "encoder", (1, 512, 512, 3)),
     ):
-        counted = temporaries(run, config, shape, "float32")
+        counted = temporaries(run, config, shape, "float32", strategy=Tiles())
         # In one program the tiles are put together there too.
-        result = 4 * shape[1] * shape[2] * (64 * 3 if half == "decoder" else 3)
-        estimate = tiled_bytes(half, shape[1:3], config, 64)
-        assert counted <= estimate + 4 * result
+        result = 4 * shape[1] * shape[2] * (64 * 3 if component == "decoder" else 3)
+        estimate = estimate_bytes(Tiles(), component, shape[1:3], config)
+        assert counted <= estimate + result
         assert estimate <= 4 * counted
 
 
@@ -104,8 +105,9 @@ def vae():
 
 def test_what_it_chooses_changes_no_result(vae):
     z, x = latent(SHORT, (40, 32), n=2), image(SHORT, (317, 250), n=2)
-    assert vae.way("decoder", z) == vae.way("decoder", jnp.asarray(z))
-    assert vae.way("decoder", z).name == vae.way("encoder", x).name == "streamed"
+    assert vae.strategy("decoder", z) == vae.strategy("decoder", jnp.asarray(z))
+    for component, value in (("decoder", z), ("encoder", x)):
+        assert type(vae.strategy(component, value).strategy) is Strips
     images = taesd_jax.decode(vae.params, z, config=vae.config)
     latents = taesd_jax.encode(vae.params, x, config=vae.config)
     # Different products for different shapes, as for strips.
@@ -118,18 +120,38 @@ def test_what_it_chooses_changes_no_result(vae):
 def test_the_budget_is_the_users(vae):
     vae = AutoencoderTiny(vae.params, VARIANTS["taesd"], memory_budget=0)
     z = jax.ShapeDtypeStruct((1, 1024, 1024, 4), jnp.float32)
-    smallest = vae.way("decoder", z)
+    smallest = vae.strategy("decoder", z)
     vae.memory_budget = 2**40
-    assert vae.way("decoder", z).temporary_bytes > smallest.temporary_bytes
+    assert vae.strategy("decoder", z).temporary_bytes > smallest.temporary_bytes
+
+
+def test_the_default_budget_is_a_share_of_all_memory():
+    for used in (0, 2**33):
+        stats = {"bytes_limit": 2**34, "bytes_in_use": used}
+        device = types.SimpleNamespace(memory_stats=lambda stats=stats: stats)
+        assert default_budget(device) == 2**31
     assert default_budget(jax.devices()[0]) > 0
+
+
+def test_the_choice_is_the_same_after_every_copy(vae):
+    z = jax.ShapeDtypeStruct((8, 512, 512, 4), jnp.float32)
+    vae = AutoencoderTiny(vae.params, vae.config, memory_budget=2**28)
+    vae.enable_slicing(2)
+    leaves, tree = jax.tree.flatten(vae)
+    chosen, before = vae.strategy("decoder", z), pickle.dumps(vae)
+    for other in (vae, copy.deepcopy(vae), pickle.loads(before), jax.tree.unflatten(tree, leaves)):
+        assert other.strategy("decoder", z) == chosen
+    # Nothing is remembered that would travel.
+    assert pickle.dumps(vae) == before
+    assert jax.tree.structure(vae) == tree
 
 
 def test_questions_that_make_no_sense_are_refused(vae):
     z = latent(SHORT, (4, 4))
-    with pytest.raises(ValueError, match="half must be one of"):
-        vae.way("middle", z)
+    with pytest.raises(ValueError, match="component must be one of"):
+        vae.strategy("middle", z)
     with pytest.raises(ValueError, match="image must be"):
-        vae.way("encoder", z)
+        vae.strategy("encoder", z)
     for budget in ("1GB", -1, True, float("nan")):
         vae.memory_budget = budget
         with pytest.raises(TypeError, match="memory_budget must be a number of bytes"):
@@ -137,22 +159,10 @@ def test_questions_that_make_no_sense_are_refused(vae):
     vae.memory_budget = None
 
 
-def test_the_budget_is_looked_up_again(vae, monkeypatch):
-    free = 2**40
-    monkeypatch.setattr(taesd_jax.strategies.planner, "default_budget", lambda device: free)
-    monkeypatch.setattr(taesd_jax.autoencoder.time, "monotonic", lambda: now)
-    z, now = jax.ShapeDtypeStruct((8, 1024, 1024, 4), jnp.float32), 0.0
-    plenty = vae.way("decoder", z)
-    free = 0
-    assert vae.way("decoder", z) == plenty
-    now = 2.0
-    assert vae.way("decoder", z).temporary_bytes < plenty.temporary_bytes
-
-
 def test_float64_takes_twice_the_memory():
-    options = {"config": VARIANTS["taesd"], "platform": "gpu", "budget": 2**40}
     narrow, wide = (
-        choose_way("decoder", (1, 64, 64, 4), wide=wide, **options) for wide in (False, True)
+        choose(Computation("decoder", SMALL, dtype, dtype), (1, 64, 64, 4), "gpu", Limits())
+        for dtype in ("float32", "float64")
     )
     assert wide.temporary_bytes == 2 * narrow.temporary_bytes
 
@@ -161,28 +171,31 @@ def test_a_traced_batch_is_not_cut(vae):
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = jax.NamedSharding(mesh, jax.P("batch"))
     z = jax.device_put(latent(SHORT, (40, 32), n=8), rows)
-    run = jax.jit(lambda vae, z: (ways.append(vae.way("decoder", z)), vae.decode(z).sample)[1])
-    ways = []
+    seen = []
+    run = jax.jit(lambda vae, z: (seen.append(vae.strategy("decoder", z)), vae.decode(z).sample)[1])
     compiled = run.lower(jax.device_put(vae, jax.NamedSharding(mesh, jax.P())), z).compile()
-    assert (ways[0].name, ways[0].chunk) == ("streamed", 8)
+    assert type(seen[0].strategy) is Strips
+    assert seen[0].batch_size is None
     assert "all-gather" not in compiled.as_text()
     assert compiled.output_shardings.is_equivalent_to(rows, 4)
 
 
-def test_sharded_and_rematerialised_images_run_whole(vae):
+def test_sharded_and_rematerialised_images_run_in_full(vae):
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
     z = jnp.zeros((8, 64, 64, 4))
     spread = jax.device_put(z, jax.NamedSharding(mesh, jax.P("batch")))
-    assert vae.way("decoder", spread) == Way("whole", None, None, 8, 0)
+    chosen = vae.strategy("decoder", spread)
+    assert (chosen.strategy, chosen.batch_size) == (Full(), None)
     everywhere = jax.device_put(z, jax.NamedSharding(mesh, jax.P()))
-    assert vae.way("decoder", z).name == vae.way("decoder", everywhere).name == "streamed"
+    for value in (z, everywhere):
+        assert type(vae.strategy("decoder", value).strategy) is Strips
     vae.enable_gradient_checkpointing()
-    assert vae.way("decoder", z).name == "whole"
+    assert vae.strategy("decoder", z).strategy == Full()
     vae.disable_gradient_checkpointing()
 
 
 @pytest.mark.parametrize("pool", [0, 16])
-def test_a_model_of_one_stage_runs_whole(pool):
+def test_a_model_of_one_stage_runs_in_full(pool):
     config = SMALL.replace(
         encoder_block_out_channels=(8,),
         decoder_block_out_channels=(8,),
@@ -190,11 +203,12 @@ def test_a_model_of_one_stage_runs_whole(pool):
         num_decoder_blocks=(1,),
         pool_channels=pool,
     )
-    shape = (1, 512, 512, 4)
-    way = choose_way("decoder", shape, config=config, platform="cpu", budget=0)
-    assert way.name == "whole"
+    assert execution("decoder", 512, 0, config=config).strategy == Full()
     params, config = random_model(config)
-    assert taesd_jax.decode(params, latent(config, (4, 4)), config=config).shape == (1, 4, 4, 3)
+    z = latent(config, (4, 4))
+    assert taesd_jax.decode(params, z, config=config).shape == (1, 4, 4, 3)
     if pool:
         with pytest.raises(ValueError, match="cannot be split behind 1 stages, it has 0"):
-            taesd_jax.decode_tiled(params, latent(config, (4, 4)), config=config)
+            taesd_jax.decode(params, z, config=config, strategy=Tiles())
+        with pytest.raises(ValueError, match="cannot run in strips"):
+            taesd_jax.decode(params, z, config=config, strategy=Strips())

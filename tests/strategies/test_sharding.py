@@ -7,7 +7,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from models import SMALL, image, latent, random_model
 
 import taesd_jax
-from taesd_jax import AutoencoderTiny
+from taesd_jax import AutoencoderTiny, Strips, Tiles
 from taesd_jax.strategies.sharding import replicate, shard_images
 
 SHORT = SMALL.replace(num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1))
@@ -20,13 +20,13 @@ def mesh_of(kind):
     return jax.make_mesh((4, 2), ("batch", "rows"), axis_types=(kind, kind))
 
 
-def run_of(half, config):
-    run = taesd_jax.decode if half == "decoder" else taesd_jax.encode
-    return jax.jit(lambda params, x: run(params, x, config=config))
+def run_of(component, config, **options):
+    run = taesd_jax.decode if component == "decoder" else taesd_jax.encode
+    return jax.jit(lambda params, x: run(params, x, config=config, **options))
 
 
-def input_of(half, config):
-    return latent(config, (16, 3), n=4) if half == "decoder" else image(config, (128, 20), n=4)
+def input_of(component, config):
+    return latent(config, (16, 3), n=4) if component == "decoder" else image(config, (128, 20), n=4)
 
 
 @pytest.mark.parametrize(
@@ -39,12 +39,12 @@ def input_of(half, config):
     ids=["rows", "both", "pooled"],
 )
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("half", ["encoder", "decoder"])
-def test_many_devices_give_what_one_gives(config, half, kind, axes):
+@pytest.mark.parametrize("component", ["encoder", "decoder"])
+def test_many_devices_give_what_one_gives(config, component, kind, axes):
     params, config = random_model(config)
-    mesh, x = mesh_of(kind), input_of(half, config)
+    mesh, x = mesh_of(kind), input_of(component, config)
     where = shard_images(mesh, **{axis: axis for axis in axes})
-    run = run_of(half, config)
+    run = run_of(component, config)
     everywhere = jax.device_put(params, replicate(mesh))
     compiled = run.lower(everywhere, jax.device_put(x, where)).compile()
     result = compiled(everywhere, jax.device_put(x, where))
@@ -56,10 +56,10 @@ def test_many_devices_give_what_one_gives(config, half, kind, axes):
     assert ("all-reduce" in text) == (config.pool_channels > 0 and "rows" in axes)
 
 
-@pytest.mark.parametrize("half", ["encoder", "decoder"])
-def test_work_is_divided(half):
+@pytest.mark.parametrize("component", ["encoder", "decoder"])
+def test_work_is_divided(component):
     params, config = random_model(SHORT)
-    mesh, run, x = mesh_of(AxisType.Auto), run_of(half, config), input_of(half, config)
+    mesh, run, x = mesh_of(AxisType.Auto), run_of(component, config), input_of(component, config)
 
     def operations(params, x):
         return run.lower(params, x).compile().cost_analysis()["flops"]
@@ -86,25 +86,23 @@ def test_sharded_params():
 
 
 @pytest.mark.parametrize(
-    ("half", "way", "kind"),
+    ("component", "strategy", "kind"),
     [
-        ("decoder", "streaming", AxisType.Auto),
-        ("decoder", "tiled", AxisType.Explicit),
-        ("encoder", "streaming", AxisType.Explicit),
-        ("encoder", "tiled", AxisType.Auto),
+        ("decoder", Strips(), AxisType.Auto),
+        ("decoder", Tiles(4), AxisType.Explicit),
+        ("encoder", Strips(), AxisType.Explicit),
+        ("encoder", Tiles(4), AxisType.Auto),
     ],
 )
-def test_strips_and_tiles_keep_a_batch_where_it_is(half, way, kind):
+def test_strips_and_tiles_keep_a_batch_where_it_is(component, strategy, kind):
     params, config = random_model(SHORT)
-    mesh, x = mesh_of(kind), input_of(half, config)
+    mesh, x = mesh_of(kind), input_of(component, config)
     where = shard_images(mesh, batch="batch")
-    options = {"tile": 4} if way == "tiled" else {}
-    function = getattr(taesd_jax, f"{half.removesuffix('r')}_{way}")
-    run = jax.jit(lambda p, x: function(p, x, config=config, **options))
+    run = run_of(component, config, strategy=strategy)
     arguments = jax.device_put(params, replicate(mesh)), jax.device_put(x, where)
     compiled = run.lower(*arguments).compile()
     result = compiled(*arguments)
-    np.testing.assert_allclose(result, run_of(half, config)(params, x), atol=ROUNDING, rtol=0)
+    np.testing.assert_allclose(result, run_of(component, config)(params, x), atol=ROUNDING, rtol=0)
     assert result.sharding.is_equivalent_to(where, 4)
     assert "all-gather" not in compiled.as_text()
 
@@ -140,10 +138,10 @@ def test_slices_and_tiles_of_a_sharded_batch(kind):
     sliced = vae.decode(spread).sample
     assert sliced.sharding.is_equivalent_to(where, 4)
     np.testing.assert_allclose(sliced, want, atol=ROUNDING, rtol=0)
-    some = taesd_jax.decode_sliced(vae.params, spread, config=config)
+    some = taesd_jax.decode(vae.params, spread, config=config, batch_size=1)
     np.testing.assert_allclose(some, want, atol=ROUNDING, rtol=0)
     vae.enable_tiling(4)
-    assert vae.way("decoder", spread).name == "tiled"
+    assert vae.strategy("decoder", spread).strategy == Tiles(4)
     np.testing.assert_allclose(vae.decode(spread).sample, want, atol=ROUNDING, rtol=0)
 
 

@@ -22,12 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from taesd_jax import VARIANTS
+from taesd_jax import VARIANTS, Full, decode, encode
 from taesd_jax.cli.counts import count_full, describe_machine, measure_limits
 from taesd_jax.cli.measurement import measure
 from taesd_jax.cli.runners import OURS, Case, random_params
 from taesd_jax.kernels import count_multiprocessors, hopper
-from taesd_jax.model.functional import _apply
 
 SHAPES = [(1, 32, 32), (3, 34, 72), (1, 2, 256), (2, 64, 320), (1, 130, 1024), (8, 128, 128)]
 HALF = ("bfloat16", "float16")
@@ -142,12 +141,13 @@ def inputs(seed, shape, dtype):
     )
 
 
-def run_model(params, x, component, config, dtype, count):
-    static = (component, config.architecture, dtype, dtype, False, count)
-    return _apply(params[component], x.astype(dtype), *static)
+def run_model(params, x, component, config, dtype, kernels):
+    run = decode if component == "decoder" else encode
+    strategy = Full(kernels=kernels)
+    return run(params, x.astype(dtype), config=config, strategy=strategy)
 
 
-def check_models(report, count, names):
+def check_models(report, names):
     import torch
 
     from convert.torch_modules import TorchAutoencoderTiny
@@ -168,7 +168,7 @@ def check_models(report, count, names):
                     getattr(TorchAutoencoderTiny(params, config), component).state_dict()
                 )
                 other = np.abs(theirs.transpose(0, 2, 3, 1) - truth).mean()
-                for label, used in (("kernels", count), ("XLA", 0)):
+                for label, used in (("kernels", True), ("XLA", False)):
                     got = run_model(params, jnp.asarray(x), component, config, dtype, used)
                     error = np.abs(np.asarray(got, np.float32) - truth).mean()
                     value = f"mean error {error:.5f}, PyTorch's {other:.5f}"
@@ -176,24 +176,26 @@ def check_models(report, count, names):
                     report.add("model", f"{name} {component} {dtype}, {label}", value, ok=ok)
 
 
-def check_transforms(report, count):
+def check_transforms(report):
     config = VARIANTS["taesd"]
     params = jax.tree.map(lambda p: jnp.asarray(p, jnp.bfloat16), random_params(config))
     z = draw(0, (4, 32, 32, 4), jnp.bfloat16)
     run = functools.partial(run_model, component="decoder", config=config, dtype="bfloat16")
-    batch = run(params, z, count=count)
-    mapped = jax.jit(jax.vmap(lambda z: run(params, z[None], count=count)[0]))(z)
+    batch = run(params, z, kernels=True)
+    mapped = jax.jit(jax.vmap(lambda z: run(params, z[None], kernels=True)[0]))(z)
     report.add("transform", "vmap", "same bits", ok=bool((batch == mapped).all()))
-    scanned = jax.jit(lambda z: lax.map(lambda z: run(params, z[None], count=count)[0], z))(z)
+    scanned = jax.jit(lambda z: lax.map(lambda z: run(params, z[None], kernels=True)[0], z))(z)
     report.add("transform", "scan", "same bits", ok=bool((batch == scanned).all()))
 
-    def gradient(count):
+    def gradient(kernels):
         def loss(params):
-            return (run(params, z, count=count).astype(jnp.float32) ** 2).mean()
+            return (run(params, z, kernels=kernels).astype(jnp.float32) ** 2).mean()
 
         return jax.jit(jax.grad(loss))(params)
 
-    pairs = zip(*(jax.tree.leaves(gradient(n)["decoder"]) for n in (count, 0)), strict=True)
+    pairs = zip(
+        *(jax.tree.leaves(gradient(kernels)["decoder"]) for kernels in (True, False)), strict=True
+    )
     ok = all(bool((a == b).all()) and bool(jnp.isfinite(a).all()) for a, b in pairs)
     report.add("transform", "grad", "finite, the bits of XLA's own", ok=ok)
 
@@ -230,8 +232,8 @@ def main():
         sys.exit("this needs an H100 or H200")
     try:
         check_kernels(report, count)
-        check_transforms(report, count)
-        check_models(report, count, args.models)
+        check_transforms(report)
+        check_models(report, args.models)
         time_table(report, args.peers, args.rounds)
     finally:
         if args.json:

@@ -32,21 +32,21 @@ def test_the_architecture_is_read_from_names_and_shapes(name, scheme):
 
 
 @pytest.mark.parametrize("name", list(CONFIGS))
-@pytest.mark.parametrize("half", ["encoder", "decoder"])
-def test_one_half_is_recognised_alone(name, half):
+@pytest.mark.parametrize("component", ["encoder", "decoder"])
+def test_one_component_is_recognised_alone(name, component):
     config = CONFIGS[name]
-    params, got, found = assemble(random_state(half, config))
+    params, got, found = assemble(random_state(component, config))
     assert found == "original"
-    assert list(params) == [half]
-    prefix = f"num_{half}", f"{half}_", "latent", "pool"
+    assert list(params) == [component]
+    prefix = f"num_{component}", f"{component}_", "latent", "pool"
     fields = [f for f in config.to_dict() if f.startswith(prefix)]
     assert {f: getattr(got, f) for f in fields} == {f: getattr(config, f) for f in fields}
 
 
-def test_a_published_half_brings_the_config_of_its_whole():
+def test_a_published_component_brings_the_config_of_its_model():
     for name in ("taesana", "taef2", "taesd3"):
-        for half in ("encoder", "decoder"):
-            config = assemble(random_state(half, VARIANTS[name])).config
+        for component in ("encoder", "decoder"):
+            config = assemble(random_state(component, VARIANTS[name])).config
             assert config == VARIANTS[name].architecture
 
 
@@ -114,11 +114,11 @@ def test_only_the_exact_flax_spelling_is_read():
         "encoder.layers_01.kernel",
     ):
         wrong = tensors | {extra: np.zeros((3, 3, 3, 8), np.float32)}
-        with pytest.raises(CheckpointError, match=rf"belong to no half .*\['{extra}'\]"):
+        with pytest.raises(CheckpointError, match=rf"belong to no component .*\['{extra}'\]"):
             assemble(wrong)
 
 
-def test_halves_of_two_models_are_refused():
+def test_components_of_two_models_are_refused():
     def mix(encoder, decoder):
         states = {
             "encoder": random_state("encoder", VARIANTS[encoder]),
@@ -155,5 +155,7 @@ def test_other_projects_are_named(names, message):
 
 def test_a_stray_tensor_is_named():
     tensors = named(random_states(SMALL), "diffusers") | {"step": np.zeros(1, np.float32)}
-    with pytest.raises(CheckpointError, match=r"tensors that belong to no half .*: \['step'\]"):
+    with pytest.raises(
+        CheckpointError, match=r"tensors that belong to no component .*: \['step'\]"
+    ):
         assemble(tensors)

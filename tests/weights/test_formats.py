@@ -126,10 +126,12 @@ def test_comfyui_needs_the_variant(tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "comfyui"])
-def test_whole_layouts_need_both_halves(tmp_path, layout):
+def test_whole_layouts_need_both_components(tmp_path, layout):
     params, config = random_model(SMALL)
     del params["encoder"]
-    with pytest.raises(CheckpointError, match="needs both halves, but only the decoder is loaded"):
+    with pytest.raises(
+        CheckpointError, match="needs both components, but only the decoder is loaded"
+    ):
         taesd_jax.save(tmp_path / "x", params, config, layout=layout)
 
 

@@ -1,4 +1,6 @@
-"""Tiles give the bits of the whole image, from one program for every size."""
+"""Tiles give the bits of the full image, from one program for every size."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import pytest
 from models import SMALL, image, latent, random_model
 
 import taesd_jax
-from taesd_jax import VARIANTS, decode_tiled, encode_tiled
+from taesd_jax import VARIANTS, Full, Tiles, decode, encode
 
 SHORT = SMALL.replace(num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1))
 # As for strips: at sizes of a few rows XLA's CPU backend takes other products for other shapes.
@@ -21,32 +23,30 @@ def short(request):
 
 
 @pytest.mark.parametrize(
-    ("size", "chunk", "dtype"),
-    [((1, 1), 1, "float32"), ((3, 9), 3, "bfloat16"), ((8, 5), 1, "float32")],
+    ("size", "batch_size", "dtype"),
+    [((1, 1), 1, "float32"), ((3, 9), 3, "bfloat16"), ((8, 5), None, "float32")],
     ids=["1x1", "3x9", "8x5"],
 )
-def test_tiles_give_the_whole_image(short, size, chunk, dtype):
+def test_tiles_give_the_full_image(short, size, batch_size, dtype):
     params, config = short
     z = jnp.asarray(latent(config, size, n=2), dtype)
     # Heights and widths that 8 does not divide.
     x = jnp.asarray(image(config, (8 * size[0] - 3, 8 * size[1] - 7), n=2), dtype)
-    for run, tiled, value in (
-        (taesd_jax.decode, decode_tiled, z),
-        (taesd_jax.encode, encode_tiled, x),
-    ):
-        whole = run(params, value, config=config)
-        got = tiled(params, value, config=config, tile=4, chunk=chunk)
-        inside = jax.jit(lambda p, v, t=tiled: t(p, v, config=config, tile=4, chunk=chunk))
-        for other in (got, inside(params, value)):
-            assert (other.shape, other.dtype) == (whole.shape, whole.dtype)
+    options = {"config": config, "strategy": Tiles(4), "batch_size": batch_size}
+    for run, value in ((decode, z), (encode, x)):
+        full = run(params, value, config=config)
+        got = run(params, value, **options)
+        inside = jax.jit(lambda p, v, run=run: run(p, v, **options))(params, value)
+        for other in (got, inside):
+            assert (other.shape, other.dtype) == (full.shape, full.dtype)
             if dtype == "bfloat16":
-                np.testing.assert_array_equal(other, whole)
+                np.testing.assert_array_equal(other, full)
             else:
-                np.testing.assert_allclose(other, whole, atol=ROUNDING, rtol=0)
+                np.testing.assert_allclose(other, full, atol=ROUNDING, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["taef2", "taesana"])
-def test_every_variant_gives_the_bits_of_the_whole_image(name):
+def test_every_variant_gives_the_bits_of_the_full_image(name):
     # Its widths and activations; more blocks of the same would only be compiled longer.
     config = VARIANTS[name]
     config = config.replace(
@@ -58,26 +58,22 @@ def test_every_variant_gives_the_bits_of_the_whole_image(name):
     z = latent(config, (tile + 3, tile - 1))
     side = tile * config.spatial_factor
     x = image(config, (side + 5, side - 3))
-    np.testing.assert_array_equal(
-        decode_tiled(params, z, config=config, tile=tile),
-        taesd_jax.decode(params, z, config=config),
-    )
-    np.testing.assert_array_equal(
-        encode_tiled(params, x, config=config, tile=tile),
-        taesd_jax.encode(params, x, config=config),
-    )
+    for run, value in ((decode, z), (encode, x)):
+        full = run(params, value, config=config)
+        got = run(params, value, config=config, strategy=Tiles(tile))
+        np.testing.assert_array_equal(got, full)
 
 
 def test_one_program_serves_every_size(short):
     params, config = short
     if config.pool_channels:
         pytest.skip("a norm over the whole image is compiled for each size")
-    decode_tiled(params, latent(config, (3, 3)), config=config, tile=5)
+    decode(params, latent(config, (3, 3)), config=config, strategy=Tiles(5))
     with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:
         compiled = []
         patch.setattr("logging.Logger.handle", lambda self, record: compiled.append(record))
         for size in ((1, 1), (9, 4), (5, 17)):
-            decode_tiled(params, latent(config, size), config=config, tile=5)
+            decode(params, latent(config, size), config=config, strategy=Tiles(5))
     assert not [r for r in compiled if "Finished XLA compilation" in r.getMessage()]
 
 
@@ -85,52 +81,52 @@ def test_the_operations_of_a_tile_are_few_more_than_its_pixels_need():
     config = VARIANTS["taesd"]
     params = jax.eval_shape(lambda: taesd_jax.init(jax.random.key(0), config=config))
 
-    def operations(run, side, **options):
-        lowered = jax.jit(lambda p, z: run(p, z, config=config, **options)).lower(
-            params, jax.ShapeDtypeStruct((1, side, side, 4), jnp.float32)
+    def operations(strategy):
+        lowered = jax.jit(lambda p, z: decode(p, z, config=config, strategy=strategy)).lower(
+            params, jax.ShapeDtypeStruct((1, 64, 64, 4), jnp.float32)
         )
         return lowered.compile().cost_analysis()["flops"]
 
-    whole = operations(taesd_jax.decode, 64)
-    assert operations(decode_tiled, 64, tile=64) <= 1.25 * whole
+    assert operations(Tiles(64)) <= 1.25 * operations(Full())
 
 
 def test_gradients_flow_through_tiles():
     params, config = random_model(SHORT.replace(pool_channels=16))
     z = jnp.asarray(latent(config, (5, 3)))
 
-    def loss(run, **options):
-        total = jax.jit(lambda z: jnp.sum(run(params, z, config=config, **options) ** 2))
-        return jax.jit(jax.grad(total))(z)
+    def gradient(strategy):
+        def loss(z):
+            return jnp.sum(decode(params, z, config=config, strategy=strategy) ** 2)
+
+        return jax.jit(jax.grad(loss))(z)
 
     # Sums of the same terms in another order; gradients here reach about 10.
-    np.testing.assert_allclose(
-        loss(decode_tiled, tile=4), loss(taesd_jax.decode), rtol=1e-4, atol=1e-3
-    )
+    np.testing.assert_allclose(gradient(Tiles(4)), gradient(Full()), rtol=1e-4, atol=1e-3)
 
 
 def test_wrong_arrays_are_refused_before_any_work(short):
     params, config = short
     with pytest.raises(ValueError, match="looks like NCHW"):
-        decode_tiled(params, np.zeros((1, 4, 8, 8), np.float32), config=config)
-    with pytest.raises(ValueError, match="tile must be a positive number of latents, got 0"):
-        encode_tiled(params, np.zeros((1, 8, 8, 3), np.float32), config=config, tile=0)
+        decode(params, np.zeros((1, 4, 8, 8), np.float32), config=config, strategy=Tiles())
+    with pytest.raises(ValueError, match="size must be a positive integer, got 0"):
+        Tiles(0)
 
 
 def test_tiles_of_closed_over_arrays_inside_jit(short):
     params, config = short
     z = jnp.asarray(latent(config, (5, 3)))
-    got = jax.jit(lambda: decode_tiled(params, z, config=config, tile=4))()
-    want = decode_tiled(params, z, config=config, tile=4)
+    got = jax.jit(lambda: decode(params, z, config=config, strategy=Tiles(4)))()
+    want = decode(params, z, config=config, strategy=Tiles(4))
     np.testing.assert_allclose(got, want, atol=ROUNDING, rtol=0)
 
 
 def test_tiles_are_computed_where_the_arrays_are(short):
     params, config = short
     z, device = latent(config, (5, 3)), jax.devices()[1]
-    assert decode_tiled(params, jax.device_put(z, device), config=config).device == device
-    assert decode_tiled(jax.device_put(params, device), z, config=config).device == device
+    tiled = functools.partial(decode, config=config, strategy=Tiles())
+    assert tiled(params, jax.device_put(z, device)).device == device
+    assert tiled(jax.device_put(params, device), z).device == device
     mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
     everywhere = jax.NamedSharding(mesh, jax.P())
-    got = decode_tiled(*jax.device_put((params, z), everywhere), config=config)
+    got = tiled(*jax.device_put((params, z), everywhere))
     assert got.sharding.is_equivalent_to(everywhere, 4)

@@ -1,0 +1,218 @@
+"""Encode and decode: pure functions, compiled, that compose with jit, grad, vmap and shardings."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike, DTypeLike
+
+from ..config import AutoencoderTinyConfig
+from ..kernels import count_multiprocessors, is_half
+from ..model.functional import Computation, Params, apply, bind, finish, select_component
+from ..model.thumbnails import apply_thumbnail, check_scale, select_head
+from ..model.validation import check_count, check_image, check_latent
+from .geometry import Geometry
+from .parts import run_full_stages
+from .sharding import device_of, is_sharded, is_traced, with_auto_axes
+from .strategy import Full, Strategy, Strips, Tiles, resolve_strategy
+from .strips import run_strips
+from .tiles import run_tiles, run_tiles_on_host
+
+
+def encode(
+    params: Params,
+    images: ArrayLike,
+    *,
+    config: AutoencoderTinyConfig,
+    strategy: Strategy | None = None,
+    batch_size: int | None = None,
+    dtype: DTypeLike | None = None,
+    remat: bool = False,
+) -> jax.Array:
+    """Encode images into latents in model space.
+
+    Sides that `config.spatial_factor` does not divide are rounded up, as PyTorch does. Every
+    strategy gives the same latents: the same bits on a CPU, except for images a few latents wide or
+    tall, where XLA sums in another order.
+
+    Args:
+        params: Nested dict with the key "encoder"; its dtype is free, see `dtype`.
+        images: Floating point (n, h, w, 3) in [-1, 1].
+        config: Architecture.
+        strategy: `Full()`, `Strips()` or `Tiles()`; None is `Full()`.
+        batch_size: Images computed at a time, with every strategy; None for all of them.
+        dtype: Dtype of the computation and of the result; the images' by default. With
+            `config.force_upcast` the computation is float32 and only the result has this dtype.
+        remat: Recompute each block in the backward pass instead of storing its activations; a GPU
+            or TPU then needs less memory, while XLA's CPU compiler merges the two again. It has no
+            effect on strips and tiles.
+
+    Returns:
+        Latents (n, ceil(h / 8), ceil(w / 8), z); 32 in place of 8 for taesana.
+
+    Raises:
+        ValueError: The images have the wrong rank, channels or size, params or strategy do not fit
+            config, or batch_size is not positive.
+        TypeError: The images are not floating point, or an argument has the wrong type.
+
+    >>> from taesd_jax import VARIANTS, init
+    >>> config = VARIANTS["taesd"]
+    >>> params = init(jax.random.key(0), config=config)
+    >>> encode(params, jnp.zeros((1, 64, 48, 3)), config=config).shape
+    (1, 8, 6, 4)
+    """
+    check_image(images, config)
+    computation = Computation.of("encoder", images, config=config, dtype=dtype, remat=remat)
+    return run(select_params(params, computation), images, computation, strategy, batch_size)
+
+
+def decode(
+    params: Params,
+    latents: ArrayLike,
+    *,
+    config: AutoencoderTinyConfig,
+    strategy: Strategy | None = None,
+    batch_size: int | None = None,
+    scale: float = 1,
+    dtype: DTypeLike | None = None,
+    out_dtype: DTypeLike | None = None,
+    remat: bool = False,
+) -> jax.Array:
+    """Decode latents in model space into images.
+
+    Every strategy gives the same images: the same bits on a CPU, except for images a few latents
+    wide or tall, where XLA sums in another order.
+
+    Args:
+        params: Nested dict with the key "decoder"; its dtype is free, see `dtype`. A scale below 1
+            needs "heads", which `add_heads` or `fit_heads` brings.
+        latents: Floating point (n, h, w, z) with scale 1 and shift 0: what the diffusion model
+            itself sees, not divided by its VAE's scaling factor.
+        config: Architecture.
+        strategy: `Full()`, `Strips()` or `Tiles()`; None is `Full()`.
+        batch_size: Latents computed at a time, with every strategy; None for all of them.
+        scale: 1, or 1/2, 1/4 or 1/8 for thumbnails of that size, close to the downsampled images
+            for a part of the work; down to 1/32 in models of that factor. They run in full.
+        dtype: Dtype of the computation; the latents' by default. With `config.force_upcast` the
+            computation is float32 whatever it says.
+        out_dtype: Dtype of the images; by default `dtype`. "uint8" clips them to [-1, 1], maps that
+            to 0 to 255 and rounds to nearest, on the device: a quarter of the bytes on their way to
+            the host. NaN becomes 0.
+        remat: Recompute each block in the backward pass instead of storing its activations; a GPU
+            or TPU then needs less memory, while XLA's CPU compiler merges the two again. It has no
+            effect on strips, tiles and thumbnails.
+
+    Returns:
+        Images (n, 8h * scale, 8w * scale, 3) of about [-1, 1], not clipped but for uint8; 32 in
+        place of 8 for taesana.
+
+    Raises:
+        ValueError: The latents have the wrong rank, channels or size, params or strategy do not fit
+            config, batch_size is not positive, or there are no thumbnails of that scale.
+        TypeError: The latents are not floating point, or an argument has the wrong type.
+
+    >>> from taesd_jax import VARIANTS, init
+    >>> config = VARIANTS["taesd"]
+    >>> params = init(jax.random.key(0), config=config)
+    >>> decode(params, jnp.zeros((1, 8, 6, 4)), config=config, strategy=Strips()).shape
+    (1, 64, 48, 3)
+    """
+    check_latent(latents, config)
+    scale = check_scale(scale, config)
+    options: dict[str, Any] = {"dtype": dtype, "out_dtype": out_dtype, "remat": remat}
+    computation = Computation.of("decoder", latents, config=config, scale=scale, **options)
+    return run(select_params(params, computation), latents, computation, strategy, batch_size)
+
+
+def select_params(params: Params, computation: Computation) -> Any:
+    """Return what a computation needs of params: a component, or a decoder and a thumbnail's head.
+
+    Raises:
+        ValueError: It is not there.
+    """
+    component_params = select_component(params, computation.component)
+    if computation.scale == 1:
+        return component_params
+    return component_params, select_head(params, computation.scale, computation.config)
+
+
+def run(
+    params: Any,
+    x: Any,
+    computation: Computation,
+    strategy: Strategy | None,
+    batch_size: int | None,
+) -> jax.Array:
+    """Run a checked input.
+
+    Args:
+        params: Those of the component, or `select_params`'s.
+        x: Images or latents.
+        computation: What is computed.
+        strategy: How; None is `Full()`.
+        batch_size: Images at a time, or None.
+    """
+    strategy = resolve_strategy(strategy, computation.component, computation.config)
+    if batch_size is not None:
+        batch_size = check_count("batch_size", batch_size)
+    if computation.scale != 1 and not isinstance(strategy, Full):
+        raise ValueError(f"thumbnails run with strategy=Full(), got {strategy}")
+    if isinstance(strategy, Full) and is_half(computation.dtype):
+        count = count_multiprocessors(strategy.kernels)
+        computation = dataclasses.replace(computation, multiprocessors=count)
+    if isinstance(strategy, Tiles) and _is_on_cpu(x, params):
+        geometry = Geometry.of(strategy, computation.component, computation.config)
+        return run_tiles_on_host(params, x, computation, geometry, batch_size)
+    # JAX may read a NumPy array after the call has returned.
+    x = jnp.array(x) if isinstance(x, np.ndarray) else x
+    return _run(params, x, computation, strategy, batch_size)
+
+
+def _is_on_cpu(x: Any, params: Any) -> bool:
+    """Return whether arrays lie in host memory, for all of this call to happen there."""
+    return device_of(x, params).platform == "cpu" and not is_sharded(x) and not is_traced(x, params)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _run(
+    params: Any, x: jax.Array, computation: Computation, strategy: Strategy, batch_size: int | None
+) -> jax.Array:
+    def run_batches(params: Any, x: jax.Array) -> jax.Array:
+        def run_batch(x: jax.Array) -> jax.Array:
+            return _run_batch(params, x, computation, strategy)
+
+        return _map_batches(run_batch, x, batch_size)
+
+    return with_auto_axes(run_batches, x)(params, x)
+
+
+def _map_batches(
+    run_batch: Callable[[jax.Array], jax.Array], x: jax.Array, batch_size: int | None
+) -> jax.Array:
+    if batch_size is None:
+        return run_batch(x)
+    return lax.map(lambda image: run_batch(image[None])[0], x, batch_size=batch_size)
+
+
+def _run_batch(
+    params: Any, x: jax.Array, computation: Computation, strategy: Strategy
+) -> jax.Array:
+    if computation.scale != 1:
+        decoder_params, head = params
+        return apply_thumbnail(decoder_params, head, x, computation)
+    if isinstance(strategy, Full):
+        return apply(params, x, computation)
+    geometry = Geometry.of(strategy, computation.component, computation.config)
+    module = bind(params, computation.component, computation.config)
+    stages = [run_full_stages, run_strips if isinstance(strategy, Strips) else run_tiles]
+    x = x.astype(computation.dtype)
+    for stage in stages if computation.component == "decoder" else stages[::-1]:
+        x = stage(module, x, geometry)
+    return finish(x, computation)
