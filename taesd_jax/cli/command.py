@@ -216,9 +216,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--peers", nargs="+", choices=("all", "none", *benchmarks.PEERS), default=["all"]
     )
-    bench.add_argument(
-        "--strategies", action="store_true", help="our strategies, not peers"
-    )
+    bench.add_argument("--strategies", action="store_true", help="our strategies, not peers")
     bench.add_argument("--peaks", action="store_true", help="peak memory, each in its own process")
     bench.add_argument("--overhead", action="store_true", help="overhead of a call")
     bench.add_argument("--json", metavar="FILE", help="write the figures as JSON")

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import NamedSharding
 from jax.typing import ArrayLike, DTypeLike
 
 from ..config import AutoencoderTinyConfig
@@ -20,7 +21,14 @@ from ..model.thumbnails import apply_thumbnail, check_scale, select_head
 from ..model.validation import check_count, check_image, check_latent
 from .geometry import Geometry
 from .parts import run_full_stages
-from .sharding import device_of, is_sharded, is_traced, with_auto_axes
+from .sharding import (
+    batch_sharding,
+    by_device,
+    device_of,
+    is_sharded,
+    is_traced,
+    with_auto_axes,
+)
 from .strategy import Full, Strategy, Strips, Tiles, resolve_strategy
 from .strips import run_strips
 from .tiles import run_tiles, run_tiles_on_host
@@ -170,9 +178,11 @@ def run(
     if isinstance(strategy, Tiles) and _is_on_cpu(x, params):
         geometry = Geometry.of(strategy, computation.component, computation.config)
         return run_tiles_on_host(params, x, computation, geometry, batch_size)
+    # XLA's partitioner cannot divide kernels; where only the batch is divided, it need not.
+    sharding = batch_sharding(x) if computation.multiprocessors else None
     # JAX may read a NumPy array after the call has returned.
     x = jnp.array(x) if isinstance(x, np.ndarray) else x
-    return _run(params, x, computation, strategy, batch_size)
+    return _run(params, x, computation, strategy, batch_size, sharding)
 
 
 def _is_on_cpu(x: Any, params: Any) -> bool:
@@ -180,9 +190,14 @@ def _is_on_cpu(x: Any, params: Any) -> bool:
     return device_of(x, params).platform == "cpu" and not is_sharded(x) and not is_traced(x, params)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
 def _run(
-    params: Any, x: jax.Array, computation: Computation, strategy: Strategy, batch_size: int | None
+    params: Any,
+    x: jax.Array,
+    computation: Computation,
+    strategy: Strategy,
+    batch_size: int | None,
+    sharding: NamedSharding | None,
 ) -> jax.Array:
     def run_batches(params: Any, x: jax.Array) -> jax.Array:
         def run_batch(x: jax.Array) -> jax.Array:
@@ -190,6 +205,8 @@ def _run(
 
         return _map_batches(run_batch, x, batch_size)
 
+    if sharding is not None:
+        return by_device(run_batches, sharding)(params, x)
     return with_auto_axes(run_batches, x)(params, x)
 
 

@@ -50,6 +50,25 @@ def with_auto_axes(run: Callable[[Any, jax.Array], jax.Array], x: jax.Array) -> 
     return jax.sharding.auto_axes(run, out_sharding=sharding)
 
 
+def batch_sharding(x: Any) -> NamedSharding | None:
+    """Return the sharding of x if only its batch is divided, as far as can be seen, else None."""
+    sharding = jax.typeof(x).sharding if isinstance(x, Tracer) else getattr(x, "sharding", None)
+    if not isinstance(sharding, NamedSharding) or not sharding.spec:
+        return None
+    batch, *others = sharding.spec
+    return None if batch is None or any(axis is not None for axis in others) else sharding
+
+
+def by_device(
+    run: Callable[[Any, jax.Array], jax.Array], sharding: NamedSharding
+) -> Callable[..., Any]:
+    """Run the images of each device on it as a program of its own, which kernels need."""
+    whole, batch = PartitionSpec(), PartitionSpec(sharding.spec[0])
+    return jax.shard_map(
+        run, mesh=sharding.mesh, in_specs=(whole, batch), out_specs=batch, check_vma=False
+    )
+
+
 def is_sharded(x: Any) -> bool:
     """Return whether x lies in parts on several devices, as far as can be seen."""
     if isinstance(x, Tracer):

@@ -1,19 +1,21 @@
 """The kernels for Hopper GPUs, as far as they can be seen without one: where they are chosen, and
 that they lower. tests/tools/gpu.py checks what they compute."""
 
-import functools
 import types
 
 import jax
 import jax.numpy as jnp
 import pytest
 from jax import export
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType
 
-from taesd_jax import VARIANTS
+from taesd_jax import VARIANTS, Full
 from taesd_jax.kernels import ConvSpec, count_multiprocessors
 from taesd_jax.kernels.choice import is_covered
-from taesd_jax.model.functional import Params, abstract_params, bind
+from taesd_jax.model.functional import Computation, Params, abstract_params, bind
+from taesd_jax.strategies import run as run_module
+from taesd_jax.strategies.run import _run, run
+from taesd_jax.strategies.sharding import replicate, shard_images
 
 CAN_LOWER = pytest.mark.skipif(jax.__version_info__ < (0, 11, 1), reason="Pallas is older")
 CALL = "custom_call @mosaic_gpu_v2"
@@ -182,16 +184,37 @@ def test_exported_programs_run_on_any_gpu():
 
 
 @CAN_LOWER
-def test_several_devices_keep_them_where_each_has_its_own_images():
-    run, params, z = decoder()
-    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
-    whole, batch = PartitionSpec(), PartitionSpec("data")
-    split = jax.shard_map(run, mesh=mesh, in_specs=(whole, batch), out_specs=batch)
-    assert count_kernels(split, params, z) == 12
-    # XLA's partitioner cannot divide a kernel, so it is given its own convolutions.
-    put = functools.partial(NamedSharding, mesh)
-    jitted = jax.jit(run, in_shardings=(put(whole), put(batch)))
-    assert count_kernels(jitted, params, z) == 0
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_a_batch_over_a_mesh_keeps_them_and_rows_do_not(kind):
+    config = VARIANTS["taesd"]
+    mesh = jax.make_mesh((2, 1), ("batch", "rows"), axis_types=(kind, kind))
+    _, params, z = decoder()
+    params = {"decoder": jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), params)}
+    params = jax.device_put(params, replicate(mesh))
+
+    def text_of(**axes):
+        latents = jax.device_put(jnp.zeros(z.shape, z.dtype), shard_images(mesh, **axes))
+        lowered = lower_call(params, latents, config=config, strategy=Full(kernels=True))
+        return lowered.as_text()
+
+    by_batch, by_rows = text_of(batch="batch"), text_of(batch="batch", rows="rows")
+    assert by_batch.count(CALL) == 12
+    assert "all_gather" not in by_batch
+    assert by_rows.count(CALL) == 0
+
+
+def lower_call(params, latents, *, config, strategy):
+    """Lower what `decode` compiles for concrete arrays, for CUDA."""
+    computation = Computation.of("decoder", latents, config=config)
+    lowered = []
+    with pytest.MonkeyPatch.context() as patch:
+
+        def record(*arguments):
+            lowered.append(_run.trace(*arguments).lower(lowering_platforms=("cuda",)))
+
+        patch.setattr(run_module, "_run", record)
+        run(params["decoder"], latents, computation, strategy, None)
+    return lowered[0]
 
 
 @CAN_LOWER
