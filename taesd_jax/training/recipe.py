@@ -1,4 +1,4 @@
-"""What a training does, as one value; needs no jax."""
+"""What a training learns, as one value."""
 
 from __future__ import annotations
 
@@ -6,162 +6,159 @@ import dataclasses
 from math import inf
 from typing import Any
 
-from ..model.layers import Half
+from ..model.layers import HALVES, Half
+from .registry import LOSSES, Compared, Extra
 
-LATENT_LOSSES = ("mse", "mae", "amplitude")  # of images too, where a decoder is trained
-IMAGE_LOSSES = ("mse_eighth", "dssim", "detail", "texture", "patches", "encoded_patches")
-FEATURE_LOSSES = ("features", "response")
-DECODER_LOSSES = ("latents", "adversarial")
-# Each with its rate and second moment's decay.
+# Peak learning rate and decay of the second moment.
 OPTIMIZERS = {"muon": (8e-3, 0.99), "amsgrad": (3e-4, 0.9), "adamw": (3e-4, 0.99)}
 DTYPES = ("float32", "bfloat16")
+_CHOICES = {"component": HALVES, "optimizer": tuple(OPTIMIZERS), "dtype": DTYPES}
+# Type, inclusive bounds (but infinity is never a value), and the fields that have them.
+_RANGES = (
+    (int, 0, inf, ("frozen_stages", "warmup")),
+    (int, 1, inf, ("steps", "batch_size", "crop_size", "crop_candidates", "replay_size")),
+    (int, 1, inf, ("num_crops",)),
+    (int, 0, 2**31 - 1, ("seed",)),
+    (float, 0, 1, ("teacher_blend", "hue")),
+    (float, 0, 10, ("sharpen", "saturation")),
+    (float, 0, 0.99999, ("beta2", "ema_decay")),
+    (float, 1, inf, ("max_downscale",)),
+    (float, 1e-12, inf, ("learning_rate",)),
+)
+_OPTIONAL = ("num_crops", "learning_rate", "beta2")
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Describe a training.
+    """Describe what a training learns; with the images and models it decides the result.
 
     Attributes:
-        half: "encoder", taught to give the teacher's latents, or "decoder", taught to give the
-            picture from them.
-        losses: Weight of each loss. An encoder's: "mse", "mae", "amplitude" of latents;
-            "mse_eighth", "dssim", "detail", "texture", "patches", "encoded_patches" of the images
-            that the student's own decoder makes of them. A decoder's: all of these of images;
-            "latents", the squared distance of latents when the teacher encodes the decoded image
-            again; "adversarial", the squared distance from the image that a discriminator of
-            decoded images and targets asks for (logged is the distance of its scores). Of both,
-            "features": the distance from the teacher's own features, stage by stage where the
-            widths are equal; "response": likewise, as far as the teacher's result depends on them.
-            "encoded_patches" are seen by the teacher's encoder. These three need a model of the
-            family as teacher.
-        imitate: 0 for the picture as the target of images, 1 for what the teacher, a model,
-            decodes, or a mean of both.
-        sharpen: Amount of an unsharp mask on the target of images, 0 for none: a student too small
-            for its task gives fine detail back weaker than it was asked for. See `losses.sharpen`.
-        frozen: Stages nearest the latent that keep their params.
-        steps: Steps in all.
-        batch: Crops a step.
-        side: Of a crop, in pixels.
-        shrink: See `Crops`.
+        component: "encoder", which learns the teacher's latents, or "decoder", which learns to
+            reconstruct images from them.
+        losses: Weight of each loss; `taesd_jax.training.registry.LOSSES` lists them. An encoder's
+            losses of images compare those that the decoder it starts with makes of its latents.
+            Losses of features, and of patches that an encoder sees, need a teacher of the TAESD
+            family.
+        teacher_blend: Share of the teacher's reconstruction in target images: 0 for the original
+            image, 1 for the reconstruction. Above 0 the teacher must be of the TAESD family.
+        sharpen: Amount of an unsharp mask on target images, see `losses.sharpen`. A student too
+            small for its task reproduces fine detail weaker than its target.
+        frozen_stages: Number of stages nearest the latent whose params stay as they are.
+        steps: Number of steps.
+        batch_size: Crops in a step.
+        crop_size: Side of a crop, in pixels.
+        max_downscale: A crop is taken from a square of its size to this many times its size.
         hue: See `augment`.
         saturation: See `augment`.
-        candidates: See `Crops`.
-        crops: Number of different crops, 0 for new ones without end.
-        optimizer: "muon", momentum with steps made orthogonal (Jordan et al. 2024, "Muon") for
+        crop_candidates: Number of random crops of which the busiest is taken: skies teach little.
+        num_crops: Number of different crops, for which the teacher is asked once; None for new
+            crops at each step.
+        optimizer: "muon", momentum with orthogonalised steps (Jordan et al. 2024, "Muon") for
             inner kernels and Adam for the rest, by far the fastest here; "amsgrad", Adam whose
-            second moment never falls, as the published models were trained with; or "adamw".
-        rate: Highest learning rate; it falls along a cosine to a hundredth. 0 for the optimizer's
-            own: 8e-3 of muon, 3e-4 of amsgrad, as the published models were trained with, and of
-            adamw.
-        warmup: Steps until the highest rate, a quarter of all at most.
-        beta2: Decay of Adam's second moment. 0 for the optimizer's own: 0.9 of amsgrad, as the
-            published models were trained with, 0.99 of the others.
-        ema: Decay of the average of params that is measured and kept.
+            second moment never falls, as for the published models; or "adamw".
+        learning_rate: Its peak; it falls to a hundredth along a cosine. None for 8e-3 with muon,
+            3e-4 with amsgrad (as for the published models) and adamw.
+        warmup: Steps up to the peak, at most a quarter of all.
+        beta2: Decay of Adam's second moment. None for 0.9 with amsgrad (as for the published
+            models), 0.99 with the others.
+        ema_decay: Decay of the average of params that is evaluated and saved.
         dtype: Of the computation; params, averages and losses stay float32.
         remat: Recompute blocks in the backward pass instead of storing their activations.
-        buffer: Older fakes that the discriminator may be shown.
+        replay_size: Number of older fakes that the discriminator may be shown.
         seed: Of everything random.
 
     Raises:
-        ValueError: A loss or optimizer is unknown, or a number is outside its range.
+        ValueError: A name is unknown, a number is outside its range, or two fields do not fit.
     """
 
-    half: Half = "decoder"
-    losses: dict[str, float] = dataclasses.field(default_factory=lambda: {"mse": 1.0})
-    imitate: float = 0.0
+    component: Half = "decoder"
+    # Mutable, so not hashed; still compared.
+    losses: dict[str, float] = dataclasses.field(default_factory=lambda: {"mse": 1.0}, hash=False)
+    teacher_blend: float = 0.0
     sharpen: float = 0.0
-    frozen: int = 0
+    frozen_stages: int = 0
     steps: int = 10_000
-    batch: int = 8
-    side: int = 96
-    shrink: float = 6.0
+    batch_size: int = 8
+    crop_size: int = 96
+    max_downscale: float = 6.0
     hue: float = 0.05
     saturation: float = 0.3
-    candidates: int = 1
-    crops: int = 0
+    crop_candidates: int = 1
+    num_crops: int | None = None
     optimizer: str = "muon"
-    rate: float = 0.0
+    learning_rate: float | None = None
     warmup: int = 100
-    beta2: float = 0.0
-    ema: float = 0.999
+    beta2: float | None = None
+    ema_decay: float = 0.999
     dtype: str = "float32"
     remat: bool = False
-    buffer: int = 512
+    replay_size: int = 512
     seed: int = 0
 
     def __post_init__(self):
-        if self.half not in ("encoder", "decoder"):
-            raise ValueError(f"half must be 'encoder' or 'decoder', got {self.half!r}")
-        allowed = (*LATENT_LOSSES, *IMAGE_LOSSES, *FEATURE_LOSSES)
-        if self.half == "decoder":
-            allowed += DECODER_LOSSES
-        article = "an" if self.half == "encoder" else "a"
+        for name, choices in _CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        for kind, low, high, names in _RANGES:
+            for name in names:
+                if (value := getattr(self, name)) is not None or name not in _OPTIONAL:
+                    _check_number(name, value, kind, low, high)
+        self._check_losses()
+        for name in ("teacher_blend", "sharpen"):
+            if getattr(self, name) and not self.compares_images:
+                losses = ", ".join(filter(self._compares_images, LOSSES))
+                raise ValueError(
+                    f"{name} changes target images, but no loss compares images; add one of "
+                    f"{losses}"
+                )
+        if self.needs("discriminator") and self.replay_size < self.batch_size:
+            raise ValueError(
+                f"replay_size must be at least batch_size, {self.batch_size}, got "
+                f"{self.replay_size}"
+            )
+
+    def _check_losses(self) -> None:
+        allowed = [name for name, row in LOSSES.items() if self.component in row.components]
         if unknown := sorted(set(self.losses) - set(allowed)):
             raise ValueError(
-                f"losses of {article} {self.half} are {', '.join(allowed)}, got "
+                f"losses for the {self.component} are {', '.join(allowed)}; got "
                 f"{', '.join(unknown)}"
             )
         if not self.losses or not all(0 < weight < inf for weight in self.losses.values()):
             raise ValueError(f"losses must have finite weights above 0, got {self.losses}")
-        if self.optimizer not in OPTIMIZERS:
-            names = ", ".join(OPTIMIZERS)
-            raise ValueError(f"optimizer must be one of {names}, got {self.optimizer!r}")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {DTYPES}, got {self.dtype!r}")
-        for name in [field.name for field in dataclasses.fields(self) if field.type == "int"]:
-            if type(getattr(self, name)) is not int:
-                raise ValueError(f"{name} must be a whole number, got {getattr(self, name)!r}")
-        least = dict.fromkeys(("steps", "batch", "side", "buffer", "shrink", "candidates"), 1)
-        least |= dict.fromkeys(("frozen", "crops", "rate", "warmup"), 0)
-        for name, number in least.items():
-            if not number <= getattr(self, name) < inf:
-                raise ValueError(f"{name} must be {number} or more, got {getattr(self, name)}")
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed must be from 0 to 2**31 - 1, got {self.seed}")
-        bounds = {
-            "imitate": 1,
-            "beta2": 0.99999,
-            "ema": 0.99999,
-            "hue": 1,
-            "saturation": 10,
-            "sharpen": 10,
-        }
-        for name, most in bounds.items():
-            value = getattr(self, name)
-            if not 0 <= value <= most:
-                raise ValueError(f"{name} must be from 0 to {most}, got {value}")
-        for name in ("imitate", "sharpen"):
-            if getattr(self, name) and not self.makes_images:
-                names = ", ".join(sorted(self._of_images))
-                raise ValueError(f"{name} is of images: {article} {self.half} has them by {names}")
-        sides = {"patches": 24, "encoded_patches": 24, "dssim": 11, "texture": 9, "detail": 3}
-        for name, side in sides.items():
-            if name in self.losses and self.side < side:
-                raise ValueError(f"{name} needs a side of {side} at least, got {self.side}")
-        if "mse_eighth" in self.losses and self.side % 8:
-            raise ValueError(f"mse_eighth needs a side that 8 divides, got {self.side}")
-        if "adversarial" in self.losses and self.buffer < self.batch:
-            raise ValueError(f"buffer must hold a batch of {self.batch}, got {self.buffer}")
+        for name in self.losses:
+            row = LOSSES[name]
+            if self.crop_size < row.min_size or self.crop_size % row.multiple:
+                multiple = f", a multiple of {row.multiple}" if row.multiple > 1 else ""
+                raise ValueError(
+                    f"{name} needs a crop_size of at least {row.min_size}{multiple}, got "
+                    f"{self.crop_size}"
+                )
 
-        rate, beta2 = OPTIMIZERS[self.optimizer]
-        object.__setattr__(self, "rate", self.rate or rate)
-        object.__setattr__(self, "beta2", self.beta2 or beta2)
+    def needs(self, *names: Compared | Extra) -> bool:
+        """Return whether a loss compares or takes one of these."""
+        rows = [LOSSES[loss] for loss in self.losses]
+        return any(name in (row.compares, *row.extras) for row in rows for name in names)
 
     @property
-    def makes_images(self) -> bool:
-        """Whether a loss is of images."""
-        return not self._of_images.isdisjoint(self.losses)
+    def compares_images(self) -> bool:
+        """Whether a loss compares images."""
+        return any(map(self._compares_images, self.losses))
 
-    @property
-    def _of_images(self) -> set[str]:
-        own = (*LATENT_LOSSES, "adversarial") if self.half == "decoder" else ()
-        return {*IMAGE_LOSSES, *own}
-
-    @property
-    def matches_features(self) -> bool:
-        """Whether a loss is of features."""
-        return not set(self.losses).isdisjoint(FEATURE_LOSSES)
+    def _compares_images(self, loss: str) -> bool:
+        compared = LOSSES[loss].compares
+        return compared in ("images", "encoder_features") or (
+            compared == "output" and self.component == "decoder"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, ready for JSON."""
         return dataclasses.asdict(self)
+
+
+def _check_number(name: str, value: Any, kind: type, low: float, high: float) -> None:
+    is_number = isinstance(value, int if kind is int else (int, float)) and type(value) is not bool
+    if not is_number or not low <= value <= high or value == inf:
+        word = "whole" if kind is int else "finite"
+        limits = f"of at least {low}" if high == inf else f"from {low} to {high}"
+        raise ValueError(f"{name} must be a {word} number {limits}, got {value!r}")
