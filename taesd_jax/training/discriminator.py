@@ -114,34 +114,27 @@ def discriminator_loss(
     return jnp.mean(jnp.stack(losses))
 
 
-def corrected_target(
-    params: Params, real: jax.Array, fake: jax.Array, latents: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Return the image that a decoder should move towards, and the distance of scores.
-
-    The distance is the mean squared difference between the scores of fakes and of real images with
-    the same latents. The target is the fake minus the distance's gradient, divided by the standard
-    deviation of that gradient over the batch. No gradient flows through either.
-    """
-    real, fake, both = lax.stop_gradient((real, fake, jnp.concatenate([latents, latents])))
-
-    def distance(fake: jax.Array) -> jax.Array:
-        # One batch, as in training: in a batch of fakes BatchNorm would hide what all of them lack.
-        maps = score(params, jnp.concatenate([real, fake]), both)
-        n = len(real)
-        return jnp.mean(jnp.stack([jnp.mean((m[n:] - m[:n]) ** 2) for m in maps]))
-
-    value, gradient = jax.value_and_grad(distance)(fake)
-    return fake - gradient / (jnp.std(gradient) + 1e-12), value
-
-
 def adversarial(
     fake: jax.Array, real: jax.Array, *, discriminator: Params, latent: jax.Array
 ) -> jax.Array:
-    """Return the distance of scores, with the gradient of the error from `corrected_target`."""
-    target, distance = corrected_target(discriminator, real, fake, latent)
+    """Return the distance of scores, with the gradient of an error from a target image.
+
+    The distance is the mean squared difference between the scores of fakes and of real images with
+    the same latents. The target is the fake minus the distance's gradient, divided by the standard
+    deviation of that gradient over the batch; the error is the mean squared one.
+    """
+    real, latents = lax.stop_gradient((real, jnp.concatenate([latent, latent])))
+
+    def distance(fake: jax.Array) -> jax.Array:
+        # One batch, as in training: in a batch of fakes BatchNorm would hide what all of them lack.
+        maps = score(discriminator, jnp.concatenate([real, fake]), latents)
+        n = len(real)
+        return jnp.mean(jnp.stack([jnp.mean((m[n:] - m[:n]) ** 2) for m in maps]))
+
+    value, gradient = jax.value_and_grad(distance)(lax.stop_gradient(fake))
+    target = lax.stop_gradient(fake) - gradient / (jnp.std(gradient) + 1e-12)
     error = jnp.mean((fake - target) ** 2)
-    return distance + (error - lax.stop_gradient(error))
+    return value + (error - lax.stop_gradient(error))
 
 
 def replay(

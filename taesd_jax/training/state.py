@@ -67,5 +67,5 @@ def split_frozen(
     """
     near_latent, _ = split_layers(recipe.component, config, recipe.frozen_stages)
     names = {layer.name for layer in near_latent}
-    trainable = {name: value for name, value in params.items() if name not in names}
-    return {name: params[name] for name in names if name in params}, trainable
+    frozen = {name: value for name, value in params.items() if name in names}
+    return frozen, {name: value for name, value in params.items() if name not in names}

@@ -28,11 +28,7 @@ from .teachers import Batch, Teacher, add_targets, as_pytree, measure_sensitivit
 Losses = dict[str, jax.Array]
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=("teacher", "decoder", "sensitivity"),
-    meta_fields=("config", "recipe"),
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class StepContext:
     """What every step of a training reads; a pytree, made by `make_context`.
@@ -45,8 +41,8 @@ class StepContext:
         sensitivity: The teacher's `output_sensitivity`; empty where no loss needs it.
     """
 
-    config: AutoencoderTinyConfig
-    recipe: Recipe
+    config: AutoencoderTinyConfig = dataclasses.field(metadata={"static": True})
+    recipe: Recipe = dataclasses.field(metadata={"static": True})
     teacher: Any
     decoder: Params | None
     sensitivity: list[jax.Array]
@@ -151,14 +147,13 @@ def _step(
     frozen, trainable = split_frozen(state.params, config, recipe)
     discriminator = state.discriminator
     grad_fn = jax.value_and_grad(functools.partial(_loss, convolve=convolve), has_aux=True)
-    discriminator_params = None if discriminator is None else discriminator.params
     (total, (losses, output)), gradient = grad_fn(
-        trainable, frozen, targets, context, discriminator_params, key
+        trainable, frozen, targets, context, discriminator, key
     )
     trainable, moments = apply_gradient(
         make_optimizer(recipe), gradient, state.optimizer, trainable
     )
-    # A short average at first soon forgets the initial params.
+    # The average is short at first, so that it soon forgets the initial params.
     done = state.step.astype(jnp.float32)
     decay = jnp.minimum(recipe.ema_decay, (1 + done) / (10 + done))
     _, ema = split_frozen(state.ema, config, recipe)
@@ -176,7 +171,7 @@ def _loss(
     frozen: Params,
     targets: dict[str, Any],
     context: StepContext,
-    discriminator_params: Params | None,
+    discriminator: DiscriminatorState | None,
     key: jax.Array,
     *,
     convolve: Convolve,
@@ -206,7 +201,7 @@ def _loss(
     extras = {
         "key": jax.random.fold_in(key, 1),
         "sensitivity": context.sensitivity,
-        "discriminator": discriminator_params,
+        "discriminator": None if discriminator is None else discriminator.params,
         "latent": latent,
     }
     losses = {}

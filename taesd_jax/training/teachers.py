@@ -102,29 +102,23 @@ def teacher_digest(teacher: Teacher, *, size: int) -> str:
     A function's digest is of its name, the arrays of a Partial, and the mean and deviation of its
     latents of one noise image with sides of `size`.
     """
-    digest = hashlib.sha256()
     if isinstance(teacher, AutoencoderTiny):
-        digest.update(repr(teacher.config.architecture).encode())
-        tree: Any = {name: teacher.params[name] for name in HALVES if name in teacher.params}
-    else:
-        function = teacher.func if isinstance(teacher, Partial) else teacher
-        name = getattr(function, "__qualname__", type(function).__name__)
-        digest.update(f"{getattr(function, '__module__', '')}.{name}".encode())
-        tree = teacher if isinstance(teacher, Partial) else ()
-        noise = np.random.default_rng(0).uniform(-1, 1, (1, size, size, 3)).astype("f4")
-        latents = np.asarray(encode_with(teacher, jnp.asarray(noise)))
-        digest.update(f"{latents.mean():.2e} {latents.std():.2e}".encode())
-    return _update(digest, tree).hexdigest()[:16]
+        params = {name: teacher.params[name] for name in HALVES if name in teacher.params}
+        return tree_digest(params, repr(teacher.config.architecture))
+    function = teacher.func if isinstance(teacher, Partial) else teacher
+    name = getattr(function, "__qualname__", type(function).__name__)
+    noise = np.random.default_rng(0).uniform(-1, 1, (1, size, size, 3)).astype("f4")
+    latents = np.asarray(encode_with(teacher, jnp.asarray(noise)))
+    text = f"{getattr(function, '__module__', '')}.{name}"
+    text += f" {latents.mean():.2e} {latents.std():.2e}"
+    return tree_digest(teacher if isinstance(teacher, Partial) else (), text)
 
 
-def tree_digest(tree: Any) -> str:
-    """Return a digest of the arrays in a pytree."""
-    return _update(hashlib.sha256(), tree).hexdigest()[:16]
-
-
-def _update(digest: Any, tree: Any) -> Any:
+def tree_digest(tree: Any, text: str = "") -> str:
+    """Return a digest of the arrays in a pytree and of a text."""
+    digest = hashlib.sha256(text.encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         array = np.ascontiguousarray(leaf)
         digest.update(f"{jax.tree_util.keystr(path)}{array.shape}{array.dtype}".encode())
         digest.update(array.tobytes())
-    return digest
+    return digest.hexdigest()[:16]

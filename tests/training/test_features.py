@@ -115,7 +115,7 @@ def test_the_distance_of_responses_by_numpy():
         ((2, 5, 5, 5), (5, 5), 1, ((2, 2), (0, 0)), "float32"),
     ],
 )
-def test_quick_gradients_are_jaxs_own(shape, size, stride, padding, dtype):
+def test_fast_kernel_gradients_are_jaxs_own(shape, size, stride, padding, dtype):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=shape), dtype)
     kernel = jnp.asarray(rng.normal(size=(*size, shape[-1], 6)), dtype)
@@ -129,7 +129,7 @@ def test_quick_gradients_are_jaxs_own(shape, size, stride, padding, dtype):
         assert np.abs(a - b).max() < TOLERANCE[dtype] * np.abs(b).max()
 
 
-def test_only_training_has_quick_gradients():
+def test_only_training_has_fast_kernel_gradients():
     params = init(jax.random.key(0), config=TWO_STAGES)
     x = jnp.zeros((1, 2, 2, 4))
     run = functools.partial(decode, params, config=TWO_STAGES)

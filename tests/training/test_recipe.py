@@ -1,13 +1,21 @@
 """Recipes and teachers: what is told apart and what is refused."""
 
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from jax.tree_util import Partial
 from trainings import TWO_STAGES, model
 
-from taesd_jax import AutoencoderTiny, encode
+from taesd_jax import AutoencoderTiny, cli, encode, training
 from taesd_jax.training import Recipe, RunOptions
 from taesd_jax.training.step import make_context
 from taesd_jax.training.teachers import teacher_digest
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_functions_and_models_are_told_apart():
@@ -115,3 +123,31 @@ def test_recipes_are_checked(changes, message):
 def test_numbers_of_steps_are_checked():
     with pytest.raises(ValueError, match="eval_every must be 1 or more, got 0"):
         RunOptions(eval_every=0)
+
+
+def test_recipes_need_no_extra():
+    code = """
+import sys
+from flax import nnx
+before = set(sys.modules)  # with what flax itself imports
+import taesd_jax.cli.train
+from taesd_jax.training import Recipe, list_images
+Recipe(losses={"mse": 1.0, "adversarial": 1.0})
+new = {name.split(".")[0] for name in set(sys.modules) - before}
+assert not {"optax", "grain", "orbax"} & new, new
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("module", ["optax", "grain", "orbax"])
+def test_without_the_extra_a_training_says_what_to_install(module, monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, module, None)
+    message = f"training needs {module}: pip install 'taesd-jax[train]'"
+    with pytest.raises(ImportError, match=re.escape(message)):
+        _ = training.train
+    assert cli.main(["train", "decoder", str(tmp_path), "-o", str(tmp_path / "run")]) == 1
+    assert capsys.readouterr().err == f"taesd-jax: error: {message}\n"

@@ -20,9 +20,10 @@ def parser():
 
 def test_the_readme_lists_the_losses():
     rows = [f"| `{name}` | {row.weight:g} | {row.summary} |" for name, row in LOSSES.items()]
-    assert "|------|----------------|------------------|\n" + "\n".join(rows) + "\n\n" in (
-        ROOT / "README.md"
-    ).read_text()
+    assert (
+        "|------|----------------|------------------|\n" + "\n".join(rows) + "\n\n"
+        in (ROOT / "README.md").read_text()
+    )
 
 
 def test_the_help_lists_the_losses():
