@@ -15,31 +15,10 @@ from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
 from ..errors import PictureError, TrainingError
 from ..model.layers import HALVES, Half
-from ..training import Recipe, list_images
+from ..training import Recipe, RunOptions, list_images
 from ..training.recipe import DTYPES, OPTIMIZERS
 from ..training.registry import LOSSES
 from .options import load_vae
-
-# Fields of a recipe that are numbers; None as default is told in words.
-_NUMBERS = {
-    "teacher_blend": "share of the teacher's reconstruction in target images, 0 to 1",
-    "sharpen": "amount of an unsharp mask on target images, against blur",
-    "frozen_stages": "number of stages nearest the latent that keep their params",
-    "steps": "number of steps",
-    "batch_size": "crops in a step",
-    "crop_size": "side of a crop in pixels",
-    "max_downscale": "take crops from squares of up to this many times their size",
-    "hue": "largest rotation of a crop's colours, in turns",
-    "saturation": "largest change of a crop's saturation, 1 for double or half",
-    "crop_candidates": "random crops of which the busiest is taken",
-    "num_crops": "ask the teacher once for each of so many crops (default: new ones at each step)",
-    "learning_rate": "its peak (default: the optimizer's own)",
-    "warmup": "steps up to the peak, at most a quarter of all",
-    "beta2": "decay of the second moment (default: the optimizer's own)",
-    "ema_decay": "decay of the average of params that is evaluated and saved",
-    "replay_size": "number of older fakes that the discriminator may be shown",
-    "seed": "of everything random",
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser, model_help: str) -> None:
@@ -70,19 +49,17 @@ def add_arguments(parser: argparse.ArgumentParser, model_help: str) -> None:
     add("--optimizer", choices=tuple(OPTIMIZERS), default="muon", help=default)
     add("--dtype", choices=DTYPES, default="float32", help=f"of the computation {default}")
     add("--remat", action="store_true", help="recompute blocks in the backward pass: less memory")
-    defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
-    for name, text in _NUMBERS.items():
-        value = defaults[name]
-        kind = int if name == "num_crops" else float if value is None else type(value)
-        text = text if value is None else f"{text} {default}"
-        flag = f"--{name.replace('_', '-')}"
-        add(flag, type=kind, default=value, metavar="N", help=text)
+    for field in dataclasses.fields(Recipe):
+        if numbers := field.metadata:
+            flag = f"--{field.name.replace('_', '-')}"
+            text = numbers["help"] + ("" if field.default is None else f" {default}")
+            add(flag, type=numbers["kind"], default=field.default, metavar="N", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train one component of a model."""
     try:
-        from ..training import RunOptions, train
+        from ..training import train
     except ImportError as error:
         raise TrainingError(str(error)) from error
 

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from .crops import list_images
 from .recipe import Recipe
+from .run_options import RunOptions
 
 if TYPE_CHECKING:
-    from .run_options import RunOptions
     from .trainer import new_student, train
 
 __all__ = ["Recipe", "RunOptions", "list_images", "new_student", "train"]
 
 
-# Recipes and lists of images need no extra, so that the command can check them without it.
+# The rest needs no extra, so that the command can check its arguments without it.
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in ("new_student", "train"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     for module in ("optax", "grain", "orbax"):
         if importlib.util.find_spec(module) is None:
             raise ImportError(f"training needs {module}: pip install 'taesd-jax[train]'")
-    from . import run_options, trainer
+    from . import trainer
 
-    return getattr(run_options if name == "RunOptions" else trainer, name)
+    return getattr(trainer, name)

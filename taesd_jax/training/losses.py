@@ -1,6 +1,6 @@
 """Losses between images (n, h, w, c) in [-1, 1], or between what an encoder sees in them.
 
-Each returns one number, 0 for equal images. `registry` lists the losses that a recipe can name.
+Each returns one number, 0 for equal images. `registry` lists them with the sizes that they need.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _TEXTURE_WINDOW = 7  # side of the Gaussian window around each pixel
 _PATCH_STRIDE = 3  # sample every third patch
 _PATCH_PROJECTIONS = 16  # random projections of each patch
 _PATCH_WINDOW = 64  # side in pixels of the windows that patches are compared within
-_MIN_PATCHES_SIZE = 24  # the second scale needs a few patches in its one window
+_ENCODED_MIN_SIZE = 24  # places of stage 1; stage 2 needs a few in its one window
 _ENCODED_STRIDES = (3, 2)  # sample every third place of stage 1, every second of stage 2
 _ENCODED_PROJECTIONS = 48  # random projections of each place
 _ENCODED_WEIGHTS = (1.0, 0.2)  # of stages 1 and 2
@@ -33,21 +33,12 @@ def mse_eighth(image: jax.Array, target: jax.Array) -> jax.Array:
     """Return the mean squared error of images shrunk to 1/8.
 
     It holds colours and leaves texture to other losses, as in the training of TAESD 1.2.
-
-    Raises:
-        ValueError: The sides are not multiples of 8.
     """
-    if image.shape[1] % 8 or image.shape[2] % 8:
-        raise ValueError(f"mse_eighth needs sides that are multiples of 8, got {image.shape}")
     return mse(_shrink(image, 8), _shrink(target, 8))
 
 
 def dssim(image: jax.Array, target: jax.Array) -> jax.Array:
-    """Return 1 minus `ssim` (Wang et al. 2004).
-
-    Raises:
-        ValueError: A side is smaller than the window of 11 pixels.
-    """
+    """Return 1 minus `ssim` (Wang et al. 2004)."""
     return 1 - ssim(image, target)
 
 
@@ -66,11 +57,7 @@ def texture(image: jax.Array, target: jax.Array) -> jax.Array:
     Energies are the root mean squares of `texture_bands` (Laws 1980) in a Gaussian window of 7
     pixels. Blur costs, texture that is merely displaced within the window does not. All eight bands
     are needed: a single band of fine detail can be satisfied by a grid of pixels.
-
-    Raises:
-        ValueError: A side is smaller than 9.
     """
-    _check_size(image, "texture", _TEXTURE_WINDOW + 2)
     a, b = (_local_energy(texture_bands(x)) for x in (image, target))
     return jnp.mean((a - b) ** 2)
 
@@ -85,11 +72,7 @@ def patches(image: jax.Array, target: jax.Array, key: jax.Array) -> jax.Array:
     energies, but not whole distributions. The result is the mean over two scales: the images and
     the images halved.
     The key draws the projections; use another one at each step.
-
-    Raises:
-        ValueError: A side is smaller than 24.
     """
-    _check_size(image, "patches", _MIN_PATCHES_SIZE)
     distances = []
     for scale, scale_key in zip((1, 2), jax.random.split(key), strict=True):
         a, b = (_project_patches(_shrink(x, scale), scale_key) for x in (image, target))
@@ -115,9 +98,9 @@ def encoded_patches(
     Raises:
         ValueError: A side of the first stage is smaller than 24.
     """
-    if min(features[0].shape[1:3]) < _MIN_PATCHES_SIZE:
+    if min(features[0].shape[1:3]) < _ENCODED_MIN_SIZE:
         raise ValueError(
-            f"encoded_patches needs features with sides of at least {_MIN_PATCHES_SIZE}, got shape "
+            f"encoded_patches needs features with sides of at least {_ENCODED_MIN_SIZE}, got shape "
             f"{features[0].shape}; give larger images"
         )
     total = jnp.zeros((), jnp.float32)
@@ -157,11 +140,6 @@ def _shrink(x: jax.Array, factor: int) -> jax.Array:
     h, w = h // factor, w // factor
     x = x[:, : h * factor, : w * factor]
     return x.reshape(n, h, factor, w, factor, c).mean((2, 4))
-
-
-def _check_size(x: jax.Array, name: str, minimum: int) -> None:
-    if min(x.shape[1:3]) < minimum:
-        raise ValueError(f"{name} needs sides of at least {minimum}, got shape {x.shape}")
 
 
 def _local_energy(x: jax.Array) -> jax.Array:

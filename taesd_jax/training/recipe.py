@@ -9,100 +9,79 @@ from typing import Any
 from ..model.layers import HALVES, Half
 from .registry import LOSSES, Compared, Extra
 
-# Peak learning rate and decay of the second moment.
+# Default peak of the learning rate and decay of the second moment; amsgrad's are those that the
+# published models were trained with.
 OPTIMIZERS = {"muon": (8e-3, 0.99), "amsgrad": (3e-4, 0.9), "adamw": (3e-4, 0.99)}
 DTYPES = ("float32", "bfloat16")
 _CHOICES = {"component": HALVES, "optimizer": tuple(OPTIMIZERS), "dtype": DTYPES}
-# Type, inclusive bounds (but infinity is never a value), and the fields that have them.
-_RANGES = (
-    (int, 0, inf, ("frozen_stages", "warmup")),
-    (int, 1, inf, ("steps", "batch_size", "crop_size", "crop_candidates", "replay_size")),
-    (int, 1, inf, ("num_crops",)),
-    (int, 0, 2**31 - 1, ("seed",)),
-    (float, 0, 1, ("teacher_blend", "hue")),
-    (float, 0, 10, ("sharpen", "saturation")),
-    (float, 0, 0.99999, ("beta2", "ema_decay")),
-    (float, 1, inf, ("max_downscale",)),
-    (float, 1e-12, inf, ("learning_rate",)),
-)
-_OPTIONAL = ("num_crops", "learning_rate", "beta2")
+
+
+def _number(
+    default: float | None, low: float, high: float, text: str, *, kind: type | None = None
+) -> Any:
+    """Return a field for a finite number within inclusive bounds; None only as the default."""
+    metadata = {"low": low, "high": high, "help": text, "kind": kind or type(default)}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """Describe what a training learns; with the images and models it decides the result.
 
+    Each number has its bounds and its meaning in its field below, and in `taesd-jax train --help`.
+
     Attributes:
         component: "encoder", which learns the teacher's latents, or "decoder", which learns to
             reconstruct images from them.
         losses: Weight of each loss; `taesd_jax.training.registry.LOSSES` lists them. An encoder's
             losses of images compare those that the decoder it starts with makes of its latents.
-            Losses of features, and of patches that an encoder sees, need a teacher of the TAESD
-            family.
-        teacher_blend: Share of the teacher's reconstruction in target images: 0 for the original
-            image, 1 for the reconstruction. Above 0 the teacher must be of the TAESD family.
-        sharpen: Amount of an unsharp mask on target images, see `losses.sharpen`. A student too
-            small for its task reproduces fine detail weaker than its target.
-        frozen_stages: Number of stages nearest the latent whose params stay as they are.
-        steps: Number of steps.
-        batch_size: Crops in a step.
-        crop_size: Side of a crop, in pixels.
-        max_downscale: A crop is taken from a square of its size to this many times its size.
-        hue: See `augment`.
-        saturation: See `augment`.
-        crop_candidates: Number of random crops of which the busiest is taken: skies teach little.
-        num_crops: Number of different crops, for which the teacher is asked once; None for new
-            crops at each step.
         optimizer: "muon", momentum with orthogonalised steps (Jordan et al. 2024, "Muon") for
             inner kernels and Adam for the rest, by far the fastest here; "amsgrad", Adam whose
             second moment never falls, as for the published models; or "adamw".
-        learning_rate: Its peak; it falls to a hundredth along a cosine. None for 8e-3 with muon,
-            3e-4 with amsgrad (as for the published models) and adamw.
-        warmup: Steps up to the peak, at most a quarter of all.
-        beta2: Decay of Adam's second moment. None for 0.9 with amsgrad (as for the published
-            models), 0.99 with the others.
-        ema_decay: Decay of the average of params that is evaluated and saved.
         dtype: Of the computation; params, averages and losses stay float32.
         remat: Recompute blocks in the backward pass instead of storing their activations.
-        replay_size: Number of older fakes that the discriminator may be shown.
-        seed: Of everything random.
 
     Raises:
-        ValueError: A name is unknown, a number is outside its range, or two fields do not fit.
+        ValueError: A name is unknown, a number is outside its bounds, or two fields do not fit.
     """
 
     component: Half = "decoder"
     # Mutable, so not hashed; still compared.
     losses: dict[str, float] = dataclasses.field(default_factory=lambda: {"mse": 1.0}, hash=False)
-    teacher_blend: float = 0.0
-    sharpen: float = 0.0
-    frozen_stages: int = 0
-    steps: int = 10_000
-    batch_size: int = 8
-    crop_size: int = 96
-    max_downscale: float = 6.0
-    hue: float = 0.05
-    saturation: float = 0.3
-    crop_candidates: int = 1
-    num_crops: int | None = None
     optimizer: str = "muon"
-    learning_rate: float | None = None
-    warmup: int = 100
-    beta2: float | None = None
-    ema_decay: float = 0.999
     dtype: str = "float32"
     remat: bool = False
-    replay_size: int = 512
-    seed: int = 0
+    teacher_blend: float = _number(0.0, 0, 1, "share of the teacher's images in target images")
+    sharpen: float = _number(0.0, 0, 10, "amount of an unsharp mask on target images")
+    frozen_stages: int = _number(0, 0, inf, "stages nearest the latent that keep their params")
+    steps: int = _number(10_000, 1, inf, "number of steps")
+    batch_size: int = _number(8, 1, inf, "crops in a step")
+    crop_size: int = _number(96, 1, inf, "side of a crop in pixels")
+    max_downscale: float = _number(6.0, 1, inf, "crops are shrunk by up to this factor")
+    hue: float = _number(0.05, 0, 1, "largest rotation of a crop's colours, in turns")
+    saturation: float = _number(0.3, 0, 10, "largest change of saturation, 1 for double or half")
+    crop_candidates: int = _number(1, 1, inf, "random crops of which the busiest is taken")
+    num_crops: int | None = _number(
+        None, 1, inf, "crops that the teacher is asked for once (default: new ones)", kind=int
+    )
+    learning_rate: float | None = _number(
+        None, 1e-12, inf, "its peak (default: 8e-3 for muon, 3e-4 for others)", kind=float
+    )
+    warmup: int = _number(100, 0, inf, "steps up to the peak, at most a quarter of all")
+    beta2: float | None = _number(
+        None, 0, 0.99999, "of the second moment (default: 0.9 for amsgrad, else 0.99)", kind=float
+    )
+    ema_decay: float = _number(0.999, 0, 0.99999, "decay of the average of params that is kept")
+    replay_size: int = _number(512, 1, inf, "older fakes that the discriminator may be shown")
+    seed: int = _number(0, 0, 2**31 - 1, "of everything random")
 
     def __post_init__(self):
         for name, choices in _CHOICES.items():
             if (value := getattr(self, name)) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-        for kind, low, high, names in _RANGES:
-            for name in names:
-                if (value := getattr(self, name)) is not None or name not in _OPTIONAL:
-                    _check_number(name, value, kind, low, high)
+        for field in dataclasses.fields(self):
+            if field.metadata:
+                _check_number(field, getattr(self, field.name))
         self._check_losses()
         for name in ("teacher_blend", "sharpen"):
             if getattr(self, name) and not self.compares_images:
@@ -156,9 +135,12 @@ class Recipe:
         return dataclasses.asdict(self)
 
 
-def _check_number(name: str, value: Any, kind: type, low: float, high: float) -> None:
+def _check_number(field: dataclasses.Field[Any], value: Any) -> None:
+    if value is None and field.default is None:
+        return
+    low, high, kind = (field.metadata[name] for name in ("low", "high", "kind"))
     is_number = isinstance(value, int if kind is int else (int, float)) and type(value) is not bool
     if not is_number or not low <= value <= high or value == inf:
         word = "whole" if kind is int else "finite"
         limits = f"of at least {low}" if high == inf else f"from {low} to {high}"
-        raise ValueError(f"{name} must be a {word} number {limits}, got {value!r}")
+        raise ValueError(f"{field.name} must be a {word} number {limits}, got {value!r}")

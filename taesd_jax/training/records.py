@@ -12,9 +12,8 @@ import jax
 
 from ..errors import TrainingError, one_line
 from ..io import files
+from .run_options import Event
 from .state import State
-
-Event = dict[str, Any]
 
 
 class Log:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from jax.sharding import Mesh
 
-from .records import Event
-
-
-def ignore_event(event: Event) -> None:
-    """Do nothing."""
+Event = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +39,7 @@ class RunOptions:
     teacher_cache: str | os.PathLike[str] | None = None
     resume: bool = False
     mesh: Mesh | None = None
-    progress: Callable[[Event], object] = ignore_event
+    progress: Callable[[Event], object] = lambda event: None
 
     def __post_init__(self):
         for name in ("eval_every", "log_every"):

@@ -61,7 +61,7 @@ def make_context(
         student: Its config, and the decoder for an encoder's losses of images.
         recipe: What is learnt.
         teacher: A function will do unless the recipe compares features or has a teacher_blend.
-        examples: Images (n, h, w, 3) to measure the teacher's sensitivity with, for `response`.
+        examples: Images (n, h, w, 3) to measure the sensitivity of the output with, for `response`.
 
     Raises:
         ValueError: The recipe needs what the teacher or the student does not have.
@@ -78,10 +78,7 @@ def make_context(
         decoder = student.params["decoder"]
     if recipe.needs("sensitivity"):
         assert isinstance(teacher, AutoencoderTiny)
-        if examples is None:
-            raise ValueError(
-                "the loss response needs examples: images to measure the teacher's sensitivity with"
-            )
+        assert examples is not None
         sensitivity = measure_sensitivity(teacher, examples, component=recipe.component)
     return StepContext(student.config, recipe, as_pytree(teacher), decoder, sensitivity)
 

@@ -35,7 +35,6 @@ from .teachers import Teacher, teacher_digest, tree_digest
 from .validation import check_finite, check_fit
 
 _NUM_EXAMPLES = 16  # first crops, which the teacher's sensitivity is measured on
-_DEFAULT_OPTIONS = RunOptions()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +58,7 @@ def train(
     student: AutoencoderTiny,
     teacher: Teacher,
     recipe: Recipe,
-    options: RunOptions = _DEFAULT_OPTIONS,
+    options: RunOptions | None = None,
 ) -> Params:
     """Train one component of a model and write `folder`/model_{encoder,decoder}.safetensors.
 
@@ -76,7 +75,7 @@ def train(
         teacher: A model of the TAESD family, or a function from images to latents that JAX can
             trace.
         recipe: What is learnt.
-        options: How it runs.
+        options: How it runs; the defaults of `RunOptions` otherwise.
 
     Returns:
         {component: average of its params}.
@@ -89,6 +88,7 @@ def train(
         PictureError: No image can be used.
         ValueError: The recipe needs what the teacher or the student does not have.
     """
+    options = options or RunOptions()
     training = _prepare(Path(folder).absolute(), images, student, teacher, recipe, options)
     with locked(training.folder, wait=False):
         state = _run_steps(training)

@@ -55,7 +55,6 @@ def no_encoder():
         (model, {"losses": {"encoded_patches": 1.0}}, no_encoder, "the encoder is not loaded"),
         (model, {"losses": {"features": 1.0}}, no_decoder, "the decoder is not loaded"),
         (wide, {"losses": {"features": 1.0}}, model, "one of them as wide in both"),
-        (model, {"losses": {"response": 1.0}}, model, "response needs examples: images"),
         (
             no_decoder,
             {"component": "encoder", "losses": {"dssim": 1.0}},
