@@ -33,9 +33,12 @@ class Evaluator:
 
     Raises:
         PictureError: None of the images can be used.
+        ValueError: `eval_size` does not fit the student.
     """
 
     def __init__(self, options: RunOptions, context: StepContext):
+        if options.eval_size % (factor := context.config.spatial_factor):
+            raise ValueError(f"eval_size must be a multiple of {factor}, got {options.eval_size}")
         self._context = context
         self._images = _read_squares(options.held_out, options.eval_size)  # (n, size, size, 3)
         self._latents, self._reconstructions = _run_teacher(context, self._images)

@@ -62,18 +62,18 @@ class Recipe:
     saturation: float = _number(0.3, 0, 10, "largest change of saturation, 1 for double or half")
     crop_candidates: int = _number(1, 1, inf, "random crops of which the busiest is taken")
     num_crops: int | None = _number(
-        None, 1, inf, "crops that the teacher is asked for once (default: new ones)", kind=int
+        None, 1, inf, "number of different crops, with cached results (default: no limit)", kind=int
     )
     learning_rate: float | None = _number(
-        None, 1e-12, inf, "its peak (default: 8e-3 for muon, 3e-4 for others)", kind=float
+        None, 1e-12, inf, "peak learning rate (default: 8e-3 for muon, else 3e-4)", kind=float
     )
     warmup: int = _number(100, 0, inf, "steps up to the peak, at most a quarter of all")
     beta2: float | None = _number(
-        None, 0, 0.99999, "of the second moment (default: 0.9 for amsgrad, else 0.99)", kind=float
+        None, 0, 0.99999, "second moment's decay (default: 0.9 for amsgrad, else 0.99)", kind=float
     )
     ema_decay: float = _number(0.999, 0, 0.99999, "decay of the average of params that is kept")
     replay_size: int = _number(512, 1, inf, "older fakes that the discriminator may be shown")
-    seed: int = _number(0, 0, 2**31 - 1, "of everything random")
+    seed: int = _number(0, 0, 2**31 - 1, "seed of everything random")
 
     def __post_init__(self):
         for name, choices in _CHOICES.items():

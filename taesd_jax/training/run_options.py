@@ -9,6 +9,8 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from .recipe import Recipe
+
 Event = dict[str, Any]
 
 
@@ -29,7 +31,7 @@ class RunOptions:
         progress: Called with each event of the log, and while the cache is filled.
 
     Raises:
-        ValueError: A number of steps is below 1.
+        ValueError: A size or number of steps is below 1.
     """
 
     held_out: Sequence[str | os.PathLike[str]] = ()
@@ -42,6 +44,16 @@ class RunOptions:
     progress: Callable[[Event], object] = lambda event: None
 
     def __post_init__(self):
-        for name in ("eval_every", "log_every"):
+        for name in ("eval_size", "eval_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Raise ValueError unless a recipe can run like this."""
+        devices = 1 if self.mesh is None else self.mesh.shape[self.mesh.axis_names[0]]
+        if recipe.batch_size % devices:
+            raise ValueError(
+                f"batch_size must be a multiple of {devices} devices, got {recipe.batch_size}"
+            )
+        if self.teacher_cache and recipe.num_crops is None:
+            raise ValueError("teacher_cache needs a number of crops: set num_crops (--num-crops)")

@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..config import AutoencoderTinyConfig
+from ..errors import TrainingError
 from ..model.functional import Params
 from ..model.layers import split_layers
 from .discriminator import DiscriminatorState, ReplayBuffer, init_discriminator
@@ -69,3 +71,17 @@ def split_frozen(
     names = {layer.name for layer in near_latent}
     frozen = {name: value for name, value in params.items() if name in names}
     return frozen, {name: value for name, value in params.items() if name not in names}
+
+
+def check_finite(loss: float, state: State, number: int) -> None:
+    """Raise TrainingError rather than keep a state that nothing can be learnt from again."""
+    if not (np.isfinite(loss) and _is_finite((state.params, state.ema))):
+        raise TrainingError(
+            f"loss or params are not finite at step {number}, the loss is {loss}; try a lower "
+            f"learning_rate"
+        )
+
+
+@jax.jit
+def _is_finite(tree: Any) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))

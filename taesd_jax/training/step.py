@@ -23,7 +23,7 @@ from .optimizers import apply_gradient, discriminator_optimizer, make_optimizer
 from .recipe import Recipe
 from .registry import LOSSES
 from .state import State, split_frozen
-from .teachers import Batch, Teacher, add_targets, as_pytree, measure_sensitivity
+from .teachers import Batch, Teacher, add_targets, as_pytree, encode_with, measure_sensitivity
 
 Losses = dict[str, jax.Array]
 
@@ -68,6 +68,7 @@ def make_context(
     """
     split_layers(recipe.component, student.config, recipe.frozen_stages)  # raises for too many
     _check_teacher(student.config, recipe, teacher)
+    _check_sizes(student.config, recipe, teacher)
     decoder, sensitivity = None, []
     if recipe.component == "encoder" and recipe.compares_images:
         if "decoder" not in student.params:
@@ -108,6 +109,19 @@ def _check_teacher(config: AutoencoderTinyConfig, recipe: Recipe, teacher: Teach
         raise ValueError(
             f"features and response need as many stages in student and teacher, one of them as "
             f"wide in both, got widths {widths} and {teacher_widths}"
+        )
+
+
+def _check_sizes(config: AutoencoderTinyConfig, recipe: Recipe, teacher: Teacher) -> None:
+    size, factor = recipe.crop_size, config.spatial_factor
+    if size % factor:
+        raise ValueError(f"crop_size must be a multiple of {factor}, got {size}")
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    expected = (1, size // factor, size // factor, config.latent_channels)
+    if (shape := jax.eval_shape(encode_with, as_pytree(teacher), images).shape) != expected:
+        raise ValueError(
+            f"the teacher must return latents {expected} for images {images.shape}, as the "
+            f"student's config says, got {shape}"
         )
 
 

@@ -28,11 +28,10 @@ from .evaluation import Evaluator
 from .recipe import Recipe
 from .records import Checkpoints, Log, check_or_write_metadata, locked
 from .run_options import RunOptions
-from .state import State, init_state
+from .state import State, check_finite, init_state
 from .step import StepContext, make_context, train_step
 from .teacher_cache import TeacherCache, iter_batches
 from .teachers import Teacher, teacher_digest, tree_digest
-from .validation import check_finite, check_fit
 
 _NUM_EXAMPLES = 16  # first crops, which the teacher's sensitivity is measured on
 
@@ -82,11 +81,10 @@ def train(
 
     Raises:
         TrainingError: The folder has a training and `resume` is not set, or another training, or
-            another decoder than the one for an encoder's images; sizes do not fit; a loss or param
-            is not finite.
+            another decoder than the one for an encoder's images; a loss or param is not finite.
         CheckpointError: The other component in the folder cannot be read.
         PictureError: No image can be used.
-        ValueError: The recipe needs what the teacher or the student does not have.
+        ValueError: The recipe or options do not fit the student, the teacher or each other.
     """
     options = options or RunOptions()
     training = _prepare(Path(folder).absolute(), images, student, teacher, recipe, options)
@@ -106,7 +104,7 @@ def _prepare(
     """Check all that can be checked before the first step."""
     component, mesh = recipe.component, options.mesh
     student.require(component)
-    check_fit(student.config, recipe, teacher, options)
+    options.check_recipe(recipe)
     crops = Crops([Path(path) for path in images], recipe)
     crops[0]  # raises if no image can be used
     examples = None

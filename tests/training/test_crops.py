@@ -6,8 +6,7 @@ import pytest
 from taesd_jax.errors import PictureError
 from taesd_jax.io.images import write_image
 from taesd_jax.training import Recipe, list_images
-from taesd_jax.training.augmentation import augment
-from taesd_jax.training.crops import Crops
+from taesd_jax.training.crops import Crops, augment
 
 
 def test_augmentation_keeps_grey_and_luma():

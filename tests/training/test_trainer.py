@@ -115,12 +115,12 @@ def test_many_devices_train_as_one(photographs, teacher, tmp_path):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), one, four)
     with pytest.raises(TrainingError, match="has a training with other devices"):
         run(photographs, teacher, tmp_path / "four", resume=True, **options)
-    with pytest.raises(TrainingError, match="batch_size must be a multiple of 4 devices, got 6"):
+    with pytest.raises(ValueError, match="batch_size must be a multiple of 4 devices, got 6"):
         run(photographs, teacher, tmp_path / "six", mesh=mesh, recipe={"batch_size": 6})
 
 
 def test_a_teacher_of_other_latents_is_refused(photographs, tmp_path):
-    with pytest.raises(TrainingError, match=r"must return latents \(1, 4, 4, 4\) for .* got"):
+    with pytest.raises(ValueError, match=r"must return latents \(1, 4, 4, 4\) for .* got"):
         run(photographs, lambda x: x[:, ::8, ::8], tmp_path)
     assert not list(tmp_path.iterdir())
 
