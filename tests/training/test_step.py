@@ -226,6 +226,7 @@ def test_images_of_an_encoder_are_those_of_its_own_decoder():
     assert float(losses["mse_eighth"]) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_discriminator_sees_the_target():
     teacher, images, distance = model(1), batch(), {}
     latent = teacher.encode(images["image"]).latents

@@ -47,6 +47,7 @@ def test_the_command_writes_model_log_and_samples(photographs, teacher, tmp_path
     ]  # not the held-out one
 
 
+@pytest.mark.slow
 def test_an_encoders_images_are_made_by_the_decoder_it_starts_with(
     photographs, teacher, tmp_path, capsys
 ):

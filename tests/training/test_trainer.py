@@ -27,6 +27,7 @@ def test_both_components_share_a_folder_and_convert_to_diffusers(photographs, te
     same(load(tmp_path / "out").params, load(tmp_path / "run" / "model").params)
 
 
+@pytest.mark.slow
 def test_components_may_have_widths_of_their_own(photographs, teacher, tmp_path):
     wide = SMALL.replace(encoder_block_out_channels=(4, 8, 8, 8))
     narrow = SMALL.replace(decoder_block_out_channels=(8, 8, 4, 4))
@@ -44,6 +45,7 @@ def test_components_may_have_widths_of_their_own(photographs, teacher, tmp_path)
         run(photographs, teacher, tmp_path, config=other)
 
 
+@pytest.mark.slow
 def test_many_devices_train_as_one(photographs, teacher, tmp_path):
     mesh = jax.make_mesh((4,), ("batch",), devices=jax.devices()[:4])
     options = {"recipe": {"steps": 3}, "eval_every": 2}
@@ -122,6 +124,7 @@ def test_a_loss_that_is_not_finite_stops_it(photographs, teacher, tmp_path):
     run(photographs, teacher, tmp_path, recipe={"steps": 1})
 
 
+@pytest.mark.slow
 def test_what_was_trained_gives_the_same_images_in_pytorch(photographs, teacher, tmp_path):
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
