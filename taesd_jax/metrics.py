@@ -104,12 +104,6 @@ def level_edge_spot(x: jax.Array, *, axis: int) -> tuple[jax.Array, jax.Array, j
     return (ends + 2 * here) / 4, (before - after) / 2, (ends - 2 * here) / 2
 
 
-def laplacian(x: jax.Array) -> jax.Array:
-    """Return 4 times each pixel less its four neighbours, (n, h, w, ...) without its border."""
-    around = x[:, :-2, 1:-1] + x[:, 2:, 1:-1] + x[:, 1:-1, :-2] + x[:, 1:-1, 2:]
-    return 4 * x[:, 1:-1, 1:-1] - around
-
-
 def blur(x: jax.Array, *, window: int) -> jax.Array:
     """Return means in a Gaussian of 1.5 pixels' deviation: each side has window - 1 pixels less.
 

@@ -9,177 +9,156 @@ import sys
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
+from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
 from ..errors import PictureError, TrainingError
-from ..model.layers import Component
-from ..training.crops import list_pictures
-from ..training.recipe import DTYPES, OPTIMIZERS, Recipe
+from ..model.layers import COMPONENTS, Component
+from ..training import Recipe, RunOptions, list_images
+from ..training.recipe import DTYPES, OPTIMIZERS
+from ..training.registry import LOSSES
 from .options import load_vae
-
-_HELP = {
-    "imitate": "0: the target is the picture; 1: what the teacher decodes; between: a mean",
-    "sharpen": "strength of an unsharp mask on the target, against blur; 0 for none",
-    "frozen": "stages nearest the latent that keep their params",
-    "steps": "steps in all",
-    "batch": "crops a step",
-    "side": "side of a crop in pixels",
-    "shrink": "a crop is made of up to this many times its side",
-    "hue": "most that a crop's colours are turned, 1 for the whole colour circle",
-    "saturation": "most that a crop's colours are made stronger or weaker, 1 for double or half",
-    "candidates": "of so many crops of a picture the busiest is taken",
-    "crops": "ask the teacher once for each of this many crops; 0: new crops at each step",
-    "rate": "highest learning rate; 0 for the optimizer's own",
-    "warmup": "steps until the highest rate, a quarter of all at most",
-    "beta2": "decay of the second moment; 0 for the optimizer's own",
-    "ema": "decay of the average of params that is measured and kept",
-    "buffer": "older fakes that the discriminator may be shown",
-    "seed": "of everything random",
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser, model_help: str) -> None:
     """Add what `taesd-jax train` takes."""
     add = parser.add_argument
-    add("half", choices=("encoder", "decoder"), help="what to train")
-    add("pictures", nargs="+", help="folders, pictures or glob patterns")
-    add("-o", "--output", required=True, help="folder; both halves of a model may share it")
+    default = "(default: %(default)s)"
+    add("component", choices=COMPONENTS, help="what to train")
+    add("images", nargs="+", help="image files, folders or glob patterns")
+    add("-o", "--output", required=True, help="folder; both components of a model may share it")
     add("--teacher", help=f"{model_help} (default: what --init names, else taesd)")
-    add("--init", help="model to start from; its encoder stays as it is when its decoder is tuned")
-    add(
-        "--widths", type=int, nargs="+", metavar="N", help="of a new student's stages, latent first"
-    )
-    add(
-        "--blocks", type=int, nargs="+", metavar="N", help="in a new student's stages, latent first"
-    )
-    add("--held-out", nargs="+", default=[], help="pictures to measure with, never trained on")
-    add(
-        "--held-side",
-        type=int,
-        default=256,
-        help="side in pixels that their largest square is shrunk to (default: %(default)s)",
-    )
-    add("--answers", metavar="FOLDER", help="where the teacher's answers to --crops are kept")
-    add("--resume", action="store_true", help="go on with the training in the folder")
-    add(
-        "--losses",
-        nargs="+",
-        metavar="NAME=WEIGHT",
-        default=["mse=1"],
-        help="mse, mae, amplitude, mse_eighth, dssim, detail, texture, patches, encoded_patches, "
-        "features, response; of decoders also latents, adversarial (default: mse=1)",
-    )
-    add("--optimizer", choices=tuple(OPTIMIZERS), default="muon", help="default: %(default)s")
-    add("--dtype", choices=DTYPES, default="float32", help="of the computation")
-    add("--remat", action="store_true", help="recompute blocks in the backward pass: less memory")
-    text = "steps between lines of the log (default: %(default)s)"
+    add("--init", help="model to start from; the component that is not trained stays as it is")
+    text = "of a new student's stages, latent first"
+    add("--widths", type=int, nargs="+", metavar="N", help=f"channels {text}")
+    add("--blocks", type=int, nargs="+", metavar="N", help=f"blocks {text}")
+    add("--held-out", nargs="+", default=[], help="images to evaluate with, not trained on")
+    text = f"side in pixels that their largest square is resized to {default}"
+    add("--eval-size", type=int, default=256, metavar="N", help=text)
+    text = f"steps between evaluations and checkpoints {default}"
+    add("--eval-every", type=int, default=500, metavar="N", help=text)
+    text = f"steps between lines of the log {default}"
     add("--log-every", type=int, default=50, metavar="N", help=text)
-    text = "steps between measurements and checkpoints (default: %(default)s)"
-    add("--measure-every", type=int, default=500, metavar="N", help=text)
-    fields = {field.name: field.default for field in dataclasses.fields(Recipe)}
-    for name, text in _HELP.items():
-        default = fields[name]
-        text = f"{text} (default: {default})"
-        add(f"--{name}", type=type(default), default=default, metavar="N", help=text)
+    text = "where the teacher's results for --num-crops are kept (default: inside -o)"
+    add("--teacher-cache", metavar="FOLDER", help=text)
+    add("--resume", action="store_true", help="resume the training in the folder, if any")
+    listed = "; ".join(f"{name} ({row.weight:g}): {row.summary}" for name, row in LOSSES.items())
+    text = f"weighted sum to minimise (default: mse). Each with its default weight: {listed}"
+    add("--losses", nargs="+", metavar="NAME[=WEIGHT]", default=["mse"], help=text)
+    add("--optimizer", choices=tuple(OPTIMIZERS), default="muon", help=default)
+    add("--dtype", choices=DTYPES, default="float32", help=f"of the computation {default}")
+    add("--remat", action="store_true", help="recompute blocks in the backward pass: less memory")
+    for field in dataclasses.fields(Recipe):
+        if numbers := field.metadata:
+            flag = f"--{field.name.replace('_', '-')}"
+            text = numbers["help"] + ("" if field.default is None else f" {default}")
+            add(flag, type=numbers["kind"], default=field.default, metavar="N", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train one half of a model."""
+    """Train one component of a model."""
     try:
-        from ..training.trainer import new_student, train
-    except ModuleNotFoundError as error:
-        raise TrainingError(
-            f"training needs {error.name}: pip install 'taesd-jax[train]'"
-        ) from error
+        from ..training import train
+    except ImportError as error:
+        raise TrainingError(str(error)) from error
 
-    names = [field.name for field in dataclasses.fields(Recipe)]
-    options: dict[str, Any] = {name: getattr(args, name) for name in names}
-    options["losses"] = _losses(args.losses)
-    recipe = Recipe(**options)
-    held_out = list_pictures(args.held_out)
-    away = {path.resolve() for path in held_out}
-    pictures = [path for path in list_pictures(args.pictures) if path.resolve() not in away]
-    if not pictures:
-        raise PictureError("every picture is held out; name others to train on")
-    init = load_vae(args.init) if args.init else None
-    teacher = load_vae(args.teacher) if args.teacher else init or load_vae("taesd")
-    teacher.require("encoder")
-    if init:
-        if args.widths or args.blocks:
-            raise TrainingError("--widths and --blocks are of new students, --init has its own")
-        init.require(recipe.half)
-        params, config = init.params, init.config
-        if not config.shares_latents(teacher.config):
-            # The other half stays with the latents that it knows.
-            params = {recipe.half: params[recipe.half]}
-            scale, shift = teacher.config.raw_latent_scale, teacher.config.raw_latent_shift
-            config = config.replace(raw_latent_scale=scale, raw_latent_shift=shift, name_or_path="")
-    else:
-        config = _student_config(teacher.config, recipe.half, args.widths, args.blocks)
-        params = new_student(recipe.half, config, seed=recipe.seed)
-    mesh, shared = None, math.gcd(recipe.batch, jax.device_count())
-    if jax.device_count() > 1:
-        print(f"{shared} of {jax.device_count()} devices share each batch", file=sys.stderr)
-        mesh = jax.make_mesh((shared,), ("batch",), devices=jax.devices()[:shared])
-    train(
-        args.output,
-        pictures,
-        student=params,
-        config=config,
-        recipe=recipe,
-        teacher=teacher,
+    fields: dict[str, Any] = {f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe)}
+    fields["losses"] = _parse_losses(args.losses)
+    recipe = Recipe(**fields)
+    held_out = list_images(args.held_out)
+    excluded = {path.resolve() for path in held_out}
+    images = [path for path in list_images(args.images) if path.resolve() not in excluded]
+    if not images:
+        raise PictureError("every image is held out; name others to train on")
+    student, teacher = _load_models(args, recipe)
+    options = RunOptions(
         held_out=held_out,
-        held_side=args.held_side,
-        answers=args.answers,
+        eval_size=args.eval_size,
+        eval_every=args.eval_every,
         log_every=args.log_every,
-        measure_every=args.measure_every,
+        teacher_cache=args.teacher_cache,
         resume=args.resume,
-        mesh=mesh,
-        progress=_Progress(recipe.steps),
+        mesh=_make_mesh(recipe.batch_size),
+        progress=lambda event: _print_event(event, recipe.steps),
     )
-    print(f"{args.output}/model_{recipe.half}.safetensors")
+    train(args.output, images, student=student, teacher=teacher, recipe=recipe, options=options)
+    print(f"{args.output}/model_{recipe.component}.safetensors")
     return 0
 
 
-class _Progress:
-    """Prints events, a line each."""
+def _load_models(
+    args: argparse.Namespace, recipe: Recipe
+) -> tuple[AutoencoderTiny, AutoencoderTiny]:
+    """Return the student and the teacher."""
+    from ..training import new_student
 
-    def __init__(self, steps: int):
-        self._steps = steps
+    component = recipe.component
+    init = load_vae(args.init) if args.init else None
+    teacher = load_vae(args.teacher) if args.teacher else init or load_vae("taesd")
+    teacher.require("encoder")
+    if init is None:
+        config = _student_config(teacher.config, component, args.widths, args.blocks)
+        return new_student(component, config, seed=recipe.seed), teacher
+    if args.widths or args.blocks:
+        raise TrainingError("--widths and --blocks are for new students; --init has its own")
+    init.require(component)
+    if init.config.shares_latents(teacher.config):
+        return init, teacher
+    # Only the trained component learns the new latents.
+    config = init.config.replace(
+        raw_latent_scale=teacher.config.raw_latent_scale,
+        raw_latent_shift=teacher.config.raw_latent_shift,
+        name_or_path="",
+    )
+    return AutoencoderTiny({component: init.params[component]}, config), teacher
 
-    def __call__(self, event: dict[str, Any]) -> None:
-        values = dict(event)
-        if "answers" in values:
-            line = f"teacher's answers: {values['answers']} of {values['of']}"
-        else:
-            line = f"step {values.pop('step')} of {self._steps}: " + ", ".join(
-                f"{name} {value:.4g}" for name, value in values.items()
-            )
-        print(line, file=sys.stderr, flush=True)
+
+def _make_mesh(batch_size: int) -> Mesh | None:
+    """Return a mesh of as many devices as divide a batch; None for a single device."""
+    count = jax.device_count()
+    if count == 1:
+        return None
+    used = math.gcd(batch_size, count)
+    print(f"{used} of {count} devices share each batch", file=sys.stderr)
+    return jax.make_mesh((used,), ("batch",), devices=jax.devices()[:used])
 
 
-def _losses(words: list[str]) -> dict[str, float]:
-    found = {}
+def _print_event(event: dict[str, Any], steps: int) -> None:
+    if "cached" in event:
+        line = f"teacher's results: {event['cached']} of {event['of']}"
+    else:
+        values = ", ".join(f"{name} {x:.4g}" for name, x in event.items() if name != "step")
+        line = f"step {event['step']} of {steps}: {values}"
+    print(line, file=sys.stderr, flush=True)
+
+
+def _parse_losses(words: list[str]) -> dict[str, float]:
+    weights: dict[str, float] = {}
     for word in words:
-        name, _, weight = word.partition("=")
-        if name in found:
+        name, equals, weight = word.partition("=")
+        if name in weights:
             raise TrainingError(f"losses are given once each, got {name} again")
+        default = LOSSES[name].weight if name in LOSSES else 1.0  # the recipe refuses other names
         try:
-            found[name] = float(weight)
+            weights[name] = float(weight) if equals else default
         except ValueError as error:
-            raise TrainingError(f"losses are given as NAME=WEIGHT, got {word!r}") from error
-    return found
+            raise TrainingError(f"losses are given as NAME or NAME=WEIGHT, got {word!r}") from error
+    return weights
 
 
 def _student_config(
     teacher: AutoencoderTinyConfig,
-    half: Component,
+    component: Component,
     widths: list[int] | None,
     blocks: list[int] | None,
 ) -> AutoencoderTinyConfig:
-    """Return the teacher's config with other widths and numbers of blocks of one half."""
-    given: dict[str, Any] = {}
-    for values, name in ((widths, f"{half}_block_out_channels"), (blocks, f"num_{half}_blocks")):
-        if values:
-            given[name] = tuple(values if half == "decoder" else values[::-1])  # latent first
-    return teacher.replace(**given, name_or_path="")
+    """Return the teacher's config with other widths and numbers of blocks of one component."""
+    changes: dict[str, Any] = {}
+    for values, name in (
+        (widths, f"{component}_block_out_channels"),
+        (blocks, f"num_{component}_blocks"),
+    ):
+        if values:  # latent first
+            changes[name] = tuple(values if component == "decoder" else values[::-1])
+    return teacher.replace(**changes, name_or_path="")

@@ -1,4 +1,4 @@
-"""Random square crops of pictures: crop i is the same whenever and wherever it is asked for."""
+"""Random square crops of images; a crop depends only on its number, the recipe and the images."""
 
 from __future__ import annotations
 
@@ -14,148 +14,166 @@ import numpy as np
 
 from ..errors import PictureError
 from ..io.images import from_uint8, read_pixels, to_uint8
-from .augmentation import augment
+from .recipe import Recipe
 
-# In the folder of a training.
+# Marks the folder of a trained component.
 RECIPE_FILE = "recipe.json"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".avif", ".gif")
 
+# YIQ: Rec. 601 luma, and two axes of colour.
+_TO_YIQ = np.array(
+    [(0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)], np.float32
+)
+_FROM_YIQ = np.linalg.inv(_TO_YIQ)
+
 
 class Crops:
-    """Crops of pictures by number, without end; a source for grain.
+    """An endless, numbered sequence of crops; a source for grain.
 
     Args:
-        pictures: Files; those that cannot be read, or are too small, are reported once, and others
+        images: Files. Those that cannot be read, or are too small, are reported once, and others
             take their place.
-        side: Of a crop, in pixels.
-        seed: With the number it decides everything about a crop.
-        shrink: A crop is made of side to side * shrink pixels of its picture.
-        hue: See `augment`.
-        saturation: See `augment`.
-        candidates: Of so many crops of a picture the busiest is taken, often one of a large
-            part of it: skies teach little.
-        memory: Bytes of decoded pictures to keep.
+        recipe: Size, downscaling, colours, candidates and seed.
+        memory: Bytes of decoded images to keep.
 
     Raises:
-        PictureError: There are no pictures.
+        PictureError: There are no images.
     """
 
-    def __init__(
-        self,
-        pictures: Sequence[Path],
-        *,
-        side: int,
-        seed: int = 0,
-        shrink: float = 6.0,
-        hue: float = 0.05,
-        saturation: float = 0.3,
-        candidates: int = 1,
-        memory: int = 2**31,
-    ):
-        if not pictures:
-            raise PictureError("there are no pictures to train on")
-        self.pictures, self.side, self.seed, self.shrink = list(pictures), side, seed, shrink
-        self.hue, self.saturation = hue, saturation
-        self.candidates, self.memory = candidates, memory
-        self._bad: set[Path] = set()
-        self._kept: collections.OrderedDict[Path, np.ndarray] = collections.OrderedDict()
+    def __init__(self, images: Sequence[Path], recipe: Recipe, *, memory: int = 2**31):
+        if not images:
+            raise PictureError("there are no images to train on")
+        self.images, self.recipe, self.memory = list(images), recipe, memory
+        self._skipped: set[Path] = set()
+        self._decoded: collections.OrderedDict[Path, np.ndarray] = collections.OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return 2**31
 
     def __getitem__(self, number: int) -> np.ndarray:
-        """Return a crop (side, side, 3), 8 bits.
+        """Return a crop (crop_size, crop_size, 3) of 8 bits.
 
         Raises:
-            PictureError: None of the pictures can be used.
+            PictureError: None of the images can be used.
         """
-        rng = np.random.default_rng((self.seed, number))
-        first = int(rng.integers(len(self.pictures)))
-        for step in range(len(self.pictures)):
-            path = self.pictures[(first + step) % len(self.pictures)]
+        recipe = self.recipe
+        rng = np.random.default_rng((recipe.seed, number))
+        first = int(rng.integers(len(self.images)))
+        for offset in range(len(self.images)):
+            path = self.images[(first + offset) % len(self.images)]
             if (pixels := self._read(path)) is not None:
-                cuts = (self._cut(pixels, rng) for _ in range(self.candidates))
-                crop = next(cuts) if self.candidates == 1 else max(cuts, key=_busyness)
-                crop = augment(rng, crop, hue=self.hue, saturation=self.saturation)
+                crops = (self._cut(pixels, rng) for _ in range(recipe.crop_candidates))
+                crop = next(crops) if recipe.crop_candidates == 1 else max(crops, key=_busyness)
+                crop = augment(rng, crop, hue=recipe.hue, saturation=recipe.saturation)
                 return to_uint8(crop)
-        raise PictureError(f"none of the {len(self.pictures)} pictures can be used")
+        raise PictureError(f"none of the {len(self.images)} images can be used")
 
     def _cut(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         h, w, _ = pixels.shape
-        size = min(round(self.side * self.shrink ** rng.uniform()), h, w)
-        top, left = (int(rng.integers(edge - size + 1)) for edge in (h, w))
-        return shrink_square(pixels[top : top + size, left : left + size], self.side)
+        target = self.recipe.crop_size
+        size = min(round(target * self.recipe.max_downscale ** rng.uniform()), h, w)
+        top, left = (int(rng.integers(side - size + 1)) for side in (h, w))
+        return resize_square(pixels[top : top + size, left : left + size], target)
 
     def _read(self, path: Path) -> np.ndarray | None:
         with self._lock:
-            if path in self._bad:
+            if path in self._skipped:
                 return None
-            if (pixels := self._kept.get(path)) is not None:
-                self._kept.move_to_end(path)
+            if (pixels := self._decoded.get(path)) is not None:
+                self._decoded.move_to_end(path)
                 return pixels
         try:
             pixels = read_pixels(path)
-            if min(pixels.shape[:2]) < self.side:
-                h, w, _ = pixels.shape
-                raise PictureError(f"{path}: {w}x{h} is too small, crops have {self.side} pixels")
+            check_size(path, pixels, self.recipe.crop_size)
         except (PictureError, OSError) as error:
             with self._lock:
-                if path not in self._bad:
-                    self._bad.add(path)
+                if path not in self._skipped:
+                    self._skipped.add(path)
                     warnings.warn(f"skipped {error}", stacklevel=2)
             return None
         with self._lock:
-            self._kept[path] = pixels
-            while len(self._kept) > 1 and sum(p.nbytes for p in self._kept.values()) > self.memory:
-                self._kept.popitem(last=False)
+            self._decoded[path] = pixels
+            while len(self._decoded) > 1 and self._decoded_bytes() > self.memory:
+                self._decoded.popitem(last=False)
         return pixels
+
+    def _decoded_bytes(self) -> int:
+        return sum(pixels.nbytes for pixels in self._decoded.values())
+
+
+def augment(
+    rng: np.random.Generator, image: np.ndarray, *, hue: float, saturation: float
+) -> np.ndarray:
+    """Flip an image at random and change its colours; luma is kept unless a value is clipped.
+
+    Args:
+        rng: Source of randomness.
+        image: (h, w, 3) in [-1, 1].
+        hue: Largest rotation of the colours, in turns; 0.5 reaches every hue.
+        saturation: Saturation is multiplied by up to 1 + saturation, or its inverse.
+    """
+    flip, turn, strength = rng.uniform(-1, 1, 3)
+    image = image[:, ::-1] if flip < 0 else image
+    angle, factor = 2 * np.pi * hue * turn, (1 + saturation) ** strength
+    cos, sin = factor * np.cos(angle), factor * np.sin(angle)
+    rotation = np.array([(1, 0, 0), (0, cos, -sin), (0, sin, cos)], np.float32)
+    # [-1, 1] needs no offset: the mix maps every grey to itself.
+    mix = _FROM_YIQ @ rotation @ _TO_YIQ
+    return np.clip(image @ mix.T, -1, 1)
 
 
 def _busyness(image: np.ndarray) -> float:
-    """Return the mean difference of neighbouring pixels."""
+    """Return the mean difference between neighbouring pixels."""
     return sum(float(np.abs(np.diff(image, axis=axis)).mean()) for axis in (0, 1))
 
 
-def shrink_square(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Shrink an 8-bit square (h, h, 3) to an image (side, side, 3) in [-1, 1]."""
+def resize_square(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Resize an 8-bit square (h, h, 3) to an image (size, size, 3) in [-1, 1]."""
     from PIL import Image
 
-    square = Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS)
+    square = Image.fromarray(pixels).resize((size, size), Image.Resampling.LANCZOS)
     return from_uint8(np.asarray(square))
 
 
-def list_pictures(sources: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """List pictures, each once and by name, of folders with theirs, files and glob patterns.
+def check_size(path: Path, pixels: np.ndarray, minimum: int) -> None:
+    """Raise PictureError for an image (h, w, 3) with a side below the minimum."""
+    h, w, _ = pixels.shape
+    if min(h, w) < minimum:
+        raise PictureError(f"{path}: {w}x{h} is too small, need at least {minimum} pixels a side")
 
-    Sample sheets of trainings are left out, unless they are named one by one.
+
+def list_images(sources: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """List image files, each once, of files, folders with their subfolders and glob patterns.
+
+    Folders and patterns are sorted, and leave out the sample sheets of trainings.
 
     Raises:
-        PictureError: A source has none.
+        PictureError: A source does not exist or has no images.
     """
-    found: dict[Path, Path] = {}
+    images: dict[Path, Path] = {}
     for each in sources:
         source = os.fspath(each)
         path = Path(source)
         if path.is_dir():
-            names = [p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()]
-            names = _without_sheets(names)
+            files = [p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()]
+            files = _without_sheets(files)
         elif path.exists() or not glob.has_magic(source):
-            names = [path] if path.is_file() else []
+            files = [path] if path.is_file() else []
         else:
-            names = [p for p in map(Path, glob.glob(source, recursive=True)) if p.is_file()]
-            names = _without_sheets(names)
-        if not (names or path.exists() or glob.has_magic(source)):
+            files = [p for p in map(Path, glob.glob(source, recursive=True)) if p.is_file()]
+            files = _without_sheets(files)
+        if not (files or path.exists() or glob.has_magic(source)):
             raise PictureError(f"no such file or folder: {source!r}")
-        if not names:
-            raise PictureError(f"no pictures in {source!r}; they end with {', '.join(SUFFIXES)}")
-        found |= {name.resolve(): name for name in sorted(names)}
-    return list(found.values())
+        if not files:
+            raise PictureError(f"no images in {source!r}; they end with {', '.join(SUFFIXES)}")
+        images |= {file.resolve(): file for file in sorted(files)}
+    return list(images.values())
 
 
-def describe_pictures(pictures: Iterable[Path]) -> list[str]:
-    """Return names and sizes, which tell trainings apart; of a picture that is gone its name."""
-    return [f"{p.name}:{p.stat().st_size if p.exists() else 'gone'}" for p in pictures]
+def describe_images(images: Iterable[Path]) -> list[str]:
+    """Return names and sizes in bytes, by which trainings are told apart; "gone" for no file."""
+    return [f"{p.name}:{p.stat().st_size if p.exists() else 'gone'}" for p in images]
 
 
 def _without_sheets(paths: list[Path]) -> list[Path]:

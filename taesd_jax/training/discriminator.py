@@ -1,9 +1,10 @@
-"""A conditional patch discriminator, and the target that it gives a decoder.
+"""A conditional patch discriminator, and the target image that it gives to a decoder.
 
 After Ollin Boer Bohan's Seraena: convolutions with BatchNorm score patches of images, given their
-latents; fakes come in part from a buffer of older ones; the decoder does not get the gradient of
-the score but a target image, moved by the gradient in units of its spread, so that its strength
-does not depend on the discriminator's. Our own addition: fine detail enters once more, amplified.
+latents. Part of the fakes come from a buffer of older ones. The decoder does not get the gradient
+of the scores but a target image: its own, moved along the gradient in units of the gradient's
+deviation, so that the strength does not depend on the discriminator. Unlike Seraena, the
+discriminator also sees amplified fine detail.
 """
 
 from __future__ import annotations
@@ -15,26 +16,25 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..kernels import Convolve, convolve
+from ..model.functional import Params
 from .losses import fine_detail
 
-Params = dict[str, Any]
-
 _STAGES = 6
-# Of fine detail, images and latents. Fine detail is what a decoder lacks, and a tenth of what an
-# image holds: after 120 steps of AdamW at 1e-3, of 6 crops of 128 pixels, decodings by taesd and by
-# a student of half their detail were told apart by a loss of 0.97 without it, 0.61 with it; 1 is
-# chance.
-_INPUT_SCALES = (15.0, 0.5, 0.3)
+# Gains of fine detail, images and latents. A decoder lacks fine detail first, and it is a tenth of
+# what an image holds. After 120 steps of AdamW at 1e-3 on 6 crops of 128 pixels, decodings by taesd
+# and by a student with half their detail were told apart with a loss of 0.97 without it, and 0.61
+# with it; 1 is chance.
+_INPUT_GAINS = (15.0, 0.5, 0.3)
 _EPSILON = 1e-5
 
 
-class Buffer(NamedTuple):
-    """Fakes of earlier steps, and their latents; the oldest is replaced first.
+class ReplayBuffer(NamedTuple):
+    """Fakes of earlier steps with their latents; new ones replace the oldest.
 
     Attributes:
         images: (size, h, w, 3).
         latents: (size, h/8, w/8, z).
-        added: How many ever were.
+        added: Number of fakes ever added.
     """
 
     images: jax.Array
@@ -42,19 +42,27 @@ class Buffer(NamedTuple):
     added: jax.Array
 
 
+class DiscriminatorState(NamedTuple):
+    """What training a discriminator changes: its params, its optimizer's state and its buffer."""
+
+    params: Params
+    optimizer: Any
+    replay: ReplayBuffer
+
+
 def init_discriminator(key: jax.Array, *, latent_channels: int, width: int = 64) -> Params:
     """Draw random params."""
     params: Params = {}
-    channels = 6 + latent_channels  # fine detail and the image itself have 3 each
-    for stage, own in enumerate(jax.random.split(key, _STAGES)):
-        first, second = jax.random.split(own)
+    channels = 6 + latent_channels  # 3 of fine detail, 3 of the image
+    for stage, stage_key in enumerate(jax.random.split(key, _STAGES)):
+        kernel_key, score_key = jax.random.split(stage_key)
         scale = (2 / (9 * channels)) ** 0.5
         params[f"stage_{stage}"] = {
-            "kernel": scale * jax.random.normal(first, (3, 3, channels, width), jnp.float32),
+            "kernel": scale * jax.random.normal(kernel_key, (3, 3, channels, width), jnp.float32),
             "scale": jnp.ones(width, jnp.float32),
             "bias": jnp.zeros(width, jnp.float32),
-            # Small: scores that start as noise would first have to be forgotten.
-            "score": 0.1 * width**-0.5 * jax.random.normal(second, (width,), jnp.float32),
+            # Small, so that scores do not start as noise that must be unlearnt.
+            "score": 0.1 * width**-0.5 * jax.random.normal(score_key, (width,), jnp.float32),
             "score_bias": jnp.zeros((), jnp.float32),
         }
         channels = width
@@ -64,21 +72,15 @@ def init_discriminator(key: jax.Array, *, latent_channels: int, width: int = 64)
 def score(
     params: Params, images: jax.Array, latents: jax.Array, *, convolve: Convolve = convolve
 ) -> list[jax.Array]:
-    """Score patches of images, given their latents: near 1 for fakes, near -1 for real ones.
-
-    Args:
-        params: From `init_discriminator`.
-        images: (n, h, w, 3) in [-1, 1].
-        latents: (n, h/8, w/8, z).
-        convolve: What the convolutions do, see `kernel_gradients`.
+    """Score patches of images (n, h, w, 3), given their latents (n, h/8, w/8, z).
 
     Returns:
-        A map (n, h', w') for each stage.
+        A map (n, h', w') for each stage, near 1 for fakes and near -1 for real images.
     """
     n, h, w, _ = images.shape
     shape = (n, h, w, latents.shape[-1])
     inputs = (fine_detail(images), images, jax.image.resize(latents, shape, "nearest"))
-    x = jnp.concatenate([s * x for s, x in zip(_INPUT_SCALES, inputs, strict=True)], axis=-1)
+    x = jnp.concatenate([s * x for s, x in zip(_INPUT_GAINS, inputs, strict=True)], axis=-1)
     maps = []
     for stage in range(_STAGES):
         p = params[f"stage_{stage}"]
@@ -100,17 +102,11 @@ def discriminator_loss(
     *,
     convolve: Convolve = convolve,
 ) -> jax.Array:
-    """Return the mean squared distance of scores from -1 for real images and 1 for fakes.
+    """Return the mean squared error of scores, which should be -1 for real images, 1 for fakes.
 
-    Args:
-        params: From `init_discriminator`.
-        real: (n, h, w, 3) in [-1, 1].
-        fake: (m, h, w, 3), of about [-1, 1].
-        real_latents: (n, h/8, w/8, z), of the real images.
-        fake_latents: (m, h/8, w/8, z), that the fakes were decoded from.
-        convolve: What the convolutions do, see `kernel_gradients`.
+    Latents are those of the real images, and those that the fakes were decoded from.
     """
-    # In one batch, so that BatchNorm sees both.
+    # One batch, so that BatchNorm sees both.
     images, latents = jnp.concatenate([real, fake]), jnp.concatenate([real_latents, fake_latents])
     target = jnp.where(jnp.arange(len(images)) < len(real), -1.0, 1.0)
     maps = score(params, images, latents, convolve=convolve)
@@ -118,54 +114,50 @@ def discriminator_loss(
     return jnp.mean(jnp.stack(losses))
 
 
-def corrected_target(
-    params: Params, real: jax.Array, fake: jax.Array, latents: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Return the image that a decoder should move towards, and how far it is judged to be.
+def adversarial(
+    fake: jax.Array, real: jax.Array, *, discriminator: Params, latent: jax.Array
+) -> jax.Array:
+    """Return the distance of scores, with the gradient of an error from a target image.
 
-    The distance is the mean squared difference of the fakes' scores from those of the real images
-    with the same latents. The target is the fake, less the distance's gradient in units of its
-    standard deviation over the batch. Neither has a gradient.
+    The distance is the mean squared difference between the scores of fakes and of real images with
+    the same latents. The target is the fake minus the distance's gradient, divided by the standard
+    deviation of that gradient over the batch; the error is the mean squared one.
     """
-    real, fake, both = lax.stop_gradient((real, fake, jnp.concatenate([latents, latents])))
+    real, latents = lax.stop_gradient((real, jnp.concatenate([latent, latent])))
 
     def distance(fake: jax.Array) -> jax.Array:
-        # In one batch, as the discriminator was taught: BatchNorm would hide what all fakes lack.
-        maps = score(params, jnp.concatenate([real, fake]), both)
+        # One batch, as in training: in a batch of fakes BatchNorm would hide what all of them lack.
+        maps = score(discriminator, jnp.concatenate([real, fake]), latents)
         n = len(real)
         return jnp.mean(jnp.stack([jnp.mean((m[n:] - m[:n]) ** 2) for m in maps]))
 
-    value, gradient = jax.value_and_grad(distance)(fake)
-    return fake - gradient / (jnp.std(gradient) + 1e-12), value
-
-
-def new_buffer(shape: tuple[int, int, int, int], small: int, latent_channels: int) -> Buffer:
-    """Return an empty buffer for that many images of one size, with latents of `small` sides."""
-    return Buffer(
-        jnp.zeros(shape, jnp.float32),
-        jnp.zeros((shape[0], small, small, latent_channels), jnp.float32),
-        jnp.zeros((), jnp.int32),
-    )
+    value, gradient = jax.value_and_grad(distance)(lax.stop_gradient(fake))
+    target = lax.stop_gradient(fake) - gradient / (jnp.std(gradient) + 1e-12)
+    error = jnp.mean((fake - target) ** 2)
+    return value + (error - lax.stop_gradient(error))
 
 
 def replay(
-    key: jax.Array, buffer: Buffer, fake: jax.Array, latents: jax.Array
-) -> tuple[Buffer, jax.Array, jax.Array]:
-    """Replace the first half of fakes by older ones, and keep all of the new ones.
+    key: jax.Array, buffer: ReplayBuffer, fake: jax.Array, latents: jax.Array
+) -> tuple[ReplayBuffer, jax.Array, jax.Array]:
+    """Replace the first half of a batch of fakes by older ones, and add the whole batch.
 
-    Until there are as many old ones as are needed, only new ones are returned.
+    The batch comes back as it is until the buffer has enough older ones.
+
+    Returns:
+        The new buffer, the mixed fakes and their latents.
     """
     n, half, size = len(fake), len(fake) // 2, len(buffer.images)
-    kept = jnp.minimum(buffer.added, size)
-    chosen = jax.random.randint(key, (half,), 0, jnp.maximum(kept, 1))
-    enough = kept >= half
+    stored = jnp.minimum(buffer.added, size)
+    chosen = jax.random.randint(key, (half,), 0, jnp.maximum(stored, 1))
+    enough = stored >= half
     old = jnp.where(enough, buffer.images[chosen], fake[:half])
     old_latents = jnp.where(enough, buffer.latents[chosen], latents[:half])
-    places = (buffer.added + jnp.arange(n)) % size
-    grown = Buffer(
-        buffer.images.at[places].set(fake),
-        buffer.latents.at[places].set(latents),
+    slots = (buffer.added + jnp.arange(n)) % size
+    buffer = ReplayBuffer(
+        buffer.images.at[slots].set(fake),
+        buffer.latents.at[slots].set(latents),
         buffer.added + n,
     )
     mixed = jnp.concatenate([old, fake[half:]])
-    return grown, mixed, jnp.concatenate([old_latents, latents[half:]])
+    return buffer, mixed, jnp.concatenate([old_latents, latents[half:]])

@@ -1,9 +1,10 @@
-"""How good a student is on held-out pictures, in numbers and as a picture."""
+"""How good a student is on held-out images, in numbers and as a sheet of images."""
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,110 +13,99 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..config import AutoencoderTinyConfig
 from ..errors import PictureError
 from ..io.images import psnr, read_pixels
 from ..model.functional import Params
-from ..model.layers import Component
 from ..strategies.run import decode, encode
-from .crops import shrink_square
-from .teachers import Teacher, as_pytree, decode_with, encode_with
+from .crops import check_size, resize_square
+from .run_options import RunOptions
+from .step import StepContext
+from .teachers import decode_with, encode_with
 
-# Pictures on a sheet.
-_SHOWN = 6
+_SHEET_IMAGES = 6  # columns of a sheet
+_MAX_PSNR = 100.0  # dB; a single image without any error would make the mean infinite
 
 
-class HeldOut:
-    """Held-out pictures with the teacher's answers, to measure a student with.
+class Evaluator:
+    """Held-out images with the teacher's results, to evaluate a student with.
 
-    Args:
-        pictures: Files; the largest square in the middle of each is shrunk to `side`. Those that
-            cannot be read, or are too small, are reported and left out.
-        side: In pixels.
-        teacher: Gives latents; a model with a decoder also decodes them.
-        half: Which half the student is.
-        config: Of the student.
+    The largest central square of each image is resized to `eval_size`. Files that cannot be read,
+    or are too small, are reported and left out.
 
     Raises:
-        PictureError: None can be used.
+        PictureError: None of the images can be used.
+        ValueError: `eval_size` does not fit the student.
     """
 
-    def __init__(
-        self,
-        pictures: Sequence[Path],
-        *,
-        side: int,
-        teacher: Teacher,
-        half: Component,
-        config: AutoencoderTinyConfig,
-    ):
-        self.half, self.config = half, config
-        self.images = _squares(pictures, side)  # (n, side, side, 3)
-        self._teacher = as_pytree(teacher)
-        self.latents, self.reference = _ask(self._teacher, self.images)
-        self._run = jax.jit(self._results)
+    def __init__(self, options: RunOptions, context: StepContext):
+        if options.eval_size % (factor := context.config.spatial_factor):
+            raise ValueError(f"eval_size must be a multiple of {factor}, got {options.eval_size}")
+        self._context = context
+        self._images = _read_squares(options.held_out, options.eval_size)  # (n, size, size, 3)
+        self._latents, self._reconstructions = _run_teacher(context, self._images)
 
-    def measure(self, half_params: Params) -> tuple[dict[str, float], np.ndarray]:
-        """Return the mean PSNR in dB of the student's pictures and the teacher's, and a sheet.
+    def evaluate(self, component_params: Params) -> tuple[dict[str, float], np.ndarray]:
+        """Return the mean PSNR of the student and of the teacher in dB, and a sheet of images.
 
-        A picture without any error counts 100 dB. An encoder's pictures are what the teacher
-        decodes from its latents; the mean squared error of the latents stands beside, alone where
-        the teacher has no decoder. The sheet (h, w, 3) shows in rows some originals, the teacher's
-        pictures and the student's.
+        An encoder's images are what the teacher decodes from its latents. The mean squared error
+        of its latents is there too, and alone if the teacher has no decoder.
+
+        Returns:
+            The numbers by name, and a sheet (h, w, 3): a row of originals, one of the teacher's
+            images and one of the student's.
         """
-        latents, samples = self._run(half_params, self._teacher)
-        found = {}
-        if self.half == "encoder":
-            found["latent_mse"] = float(jnp.mean((latents - self.latents) ** 2))
+        metrics, context = {}, self._context
+        latents, samples = _run_student(context, component_params, self._images, self._latents)
+        if context.recipe.component == "encoder":
+            metrics["latent_mse"] = float(jnp.mean((latents - self._latents) ** 2))
         if samples is not None:
-            found["psnr"] = self._psnr(samples)
-        if self.reference is not None:
-            found["teacher_psnr"] = self._psnr(self.reference)
-        rows = (self.images, self.reference, samples)
-        shown = [np.asarray(row[:_SHOWN]) for row in rows if row is not None]
-        return found, np.concatenate([np.concatenate(list(row), axis=1) for row in shown])
+            metrics["psnr"] = self._mean_psnr(samples)
+        if self._reconstructions is not None:
+            metrics["teacher_psnr"] = self._mean_psnr(self._reconstructions)
+        rows = (self._images, self._reconstructions, samples)
+        rows = [np.asarray(row[:_SHEET_IMAGES]) for row in rows if row is not None]
+        return metrics, np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
 
-    def _results(self, half_params: Params, teacher: Any) -> tuple[jax.Array, jax.Array | None]:
-        params, config = {self.half: half_params}, self.config
-        if self.half == "decoder":
-            run = lambda z: decode(params, z, config=config)  # noqa: E731
-            return self.latents, _one_by_one(run, self.latents)
-        latents = _one_by_one(lambda x: encode(params, x, config=config), self.images)
-        return latents, _one_by_one(lambda z: decode_with(teacher, z), latents)
-
-    def _psnr(self, samples: jax.Array) -> float:
-        pairs = zip(np.asarray(self.images), np.asarray(samples), strict=True)
-        return float(np.mean([min(psnr(image, sample), 100) for image, sample in pairs]))
+    def _mean_psnr(self, samples: jax.Array) -> float:
+        pairs = zip(np.asarray(self._images), np.asarray(samples), strict=True)
+        return float(np.mean([min(psnr(image, sample), _MAX_PSNR) for image, sample in pairs]))
 
 
 @jax.jit
-def _ask(teacher: Any, images: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-    latents = _one_by_one(lambda x: encode_with(teacher, x), images)
-    return latents, _one_by_one(lambda z: decode_with(teacher, z), latents)
+def _run_teacher(context: StepContext, images: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    latents = _map_images(lambda x: encode_with(context.teacher, x), images)
+    return latents, _map_images(lambda z: decode_with(context.teacher, z), latents)
 
 
-def _one_by_one(run: Any, xs: jax.Array) -> Any:
-    # Activations of all at once would not fit the caches, nor a small GPU.
+@jax.jit
+def _run_student(
+    context: StepContext, params: Params, images: jax.Array, latents: jax.Array
+) -> tuple[jax.Array, jax.Array | None]:
+    model, config = {context.recipe.component: params}, context.config
+    if context.recipe.component == "decoder":
+        return latents, _map_images(lambda z: decode(model, z, config=config), latents)
+    latents = _map_images(lambda x: encode(model, x, config=config), images)
+    return latents, _map_images(lambda z: decode_with(context.teacher, z), latents)
+
+
+def _map_images(run: Callable[[jax.Array], Any], xs: jax.Array) -> Any:
+    # One at a time: the activations of all would not fit the caches, nor a small GPU.
     return jax.tree.map(lambda y: y[:, 0], lax.map(lambda x: run(x[None]), xs))
 
 
-def _squares(pictures: Sequence[Path], side: int) -> jax.Array:
-    found = []
-    for path in pictures:
+def _read_squares(paths: Sequence[str | os.PathLike[str]], size: int) -> jax.Array:
+    images = []
+    for path in map(Path, paths):
         try:
-            found.append(_square(path, side))
+            pixels = read_pixels(path)
+            check_size(path, pixels, size)
         except PictureError as error:
-            warnings.warn(f"skipped {error}", stacklevel=3)
-    if not found:
-        raise PictureError(f"none of the {len(pictures)} held-out pictures can be used")
-    return jnp.stack(found)
-
-
-def _square(path: Path, side: int) -> np.ndarray:
-    pixels = read_pixels(path)
-    h, w, _ = pixels.shape
-    edge = min(h, w)
-    if edge < side:
-        raise PictureError(f"{path}: {w}x{h} is too small, held-out pictures need {side} pixels")
-    top, left = (h - edge) // 2, (w - edge) // 2
-    return shrink_square(pixels[top : top + edge, left : left + edge], side)
+            warnings.warn(f"skipped {error}", stacklevel=4)
+            continue
+        h, w, _ = pixels.shape
+        side = min(h, w)
+        top, left = (h - side) // 2, (w - side) // 2
+        images.append(resize_square(pixels[top : top + side, left : left + side], size))
+    if not images:
+        raise PictureError(f"none of the {len(paths)} held-out images can be used")
+    return jnp.stack(images)

@@ -1,4 +1,4 @@
-"""Features inside a model, for a student to match a teacher's."""
+"""Features inside a model, for a student to match its teacher's."""
 
 from __future__ import annotations
 
@@ -16,124 +16,112 @@ from ..model.modules import apply_layer, to_unsigned
 
 
 def stage_features(
-    half_params: Params,
+    component_params: Params,
     x: jax.Array,
     *,
-    half: Component,
+    component: Component,
     config: AutoencoderTinyConfig,
     remat: bool = False,
-    nudges: Sequence[jax.Array] | None = None,
+    perturbations: Sequence[jax.Array] | None = None,
     convolve: Convolve = convolve,
 ) -> tuple[jax.Array, list[jax.Array]]:
-    """Return what a half gives, and what leaves each of its stages, in the input's dtype.
-
-    An encoder's stem belongs to its first stage.
+    """Run a component and return its result and the features of its stages.
 
     Args:
-        half_params: `params["encoder"]` or `params["decoder"]`.
+        component_params: `params["encoder"]` or `params["decoder"]`.
         x: Images (n, h, w, 3) or latents (n, h, w, z), in the dtype to compute in.
-        half: Which half.
+        component: "encoder" or "decoder".
         config: Architecture.
         remat: Recompute blocks in the backward pass.
-        nudges: Added to the stages' features, each to one's.
-        convolve: What the convolutions do, see `kernel_gradients`.
+        perturbations: Added to the features of each stage.
+        convolve: Computes the convolutions.
 
     Returns:
-        Latents or images, as of `encode` and `decode`, and (n, h, w, c) of each stage in the order
-        in which they run, the last of them before the last convolution.
+        What `encode` or `decode` returns, and (n, h, w, c) at the end of each stage, in the order
+        in which they run. An encoder's stem belongs to the first stage; the last stage ends before
+        the last convolution.
     """
-    module = bind(half_params, half, config)
+    module = bind(component_params, component, config)
     module.set_attributes(convolve=convolve)
-    found: list[jax.Array] = []
-    if half == "encoder":
+    features: list[jax.Array] = []
+    if component == "encoder":
         x = to_unsigned(x)
-    layers, opening = layers_of(half, config), 1
-    if half == "encoder" and config.encoder_stem_channels:
+    layers, opening = layers_of(component, config), 1
+    if component == "encoder" and config.encoder_stem_channels:
         opening = len(config.encoder_stem_channels)
     for i, layer in enumerate(layers):
         if i >= opening and (changes_size(layer) or i == len(layers) - 1):
-            x = x if nudges is None else x + nudges[len(found)]
-            found.append(x)
+            x = x if perturbations is None else x + perturbations[len(features)]
+            features.append(x)
         if remat and layer.kind == "block":
             x = jax.checkpoint(lambda x, layer=layer: apply_layer(module, layer, x))(x)
         else:
             x = apply_layer(module, layer, x)
-    return x, found
+    return x, features
 
 
-def feature_distance(features: list[jax.Array], wanted: list[jax.Array]) -> jax.Array:
-    """Return the mean squared error of features, each stage's in units of its variance.
+def feature_distance(features: list[jax.Array], targets: list[jax.Array]) -> jax.Array:
+    """Return the mean squared error of features, each stage divided by its target's variance.
 
-    The channels of a stage are not weighed apart; `response_distance` does that. Stages of other
-    widths in the two models are left out; one at least must be as wide in both.
+    These are the hints of Romero et al. 2015, "FitNets". All channels of a stage count alike, see
+    `response_distance`. Stages whose widths differ are left out; one at least must be equal.
     """
-    parts = []
-    for a, b in zip(features, wanted, strict=True):
+    distances = []
+    for a, b in zip(features, targets, strict=True):
         if a.shape == b.shape:
             a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-            parts.append(jnp.mean((a - b) ** 2) / (jnp.var(b) + 1e-12))
-    return jnp.mean(jnp.stack(parts))
+            distances.append(jnp.mean((a - b) ** 2) / (jnp.var(b) + 1e-12))
+    return jnp.mean(jnp.stack(distances))
 
 
-def responses(
-    half_params: Params,
+def output_sensitivity(
+    component_params: Params,
     x: jax.Array,
     key: jax.Array,
     *,
-    half: Component,
+    component: Component,
     config: AutoencoderTinyConfig,
 ) -> list[jax.Array]:
-    """Return how strongly a half's result responds to the features of each of its stages.
+    """Return how strongly a component's output responds to the features of each stage.
 
-    It is the mean of J^T J over places, (c, c), where J is the result's derivative by the features
-    of a place: an error e of the features moves the result by e^T J^T J e, squared and summed, as
-    long as errors of other places do not go along with it. Random signs v give it as the mean of
-    (J^T v)(J^T v)^T (Hutchinson's estimator).
-
-    Args:
-        half_params: `params["encoder"]` or `params["decoder"]`.
-        x: Images (n, h, w, 3) or latents (n, h, w, z).
-        key: Of the signs.
-        half: Which half.
-        config: Architecture.
+    This is the Gauss-Newton matrix J^T J, averaged over places, where J is the derivative of the
+    output with respect to the features of one place. A feature error e changes the output by
+    e^T J^T J e, squared and summed, if errors of different places are uncorrelated. With random
+    signs v, which `key` draws, its estimate is the mean of (J^T v)(J^T v)^T (Hutchinson's
+    estimator).
 
     Returns:
-        (c, c) of each stage, in the order of `stage_features`.
+        (c, c) for each stage, in the order of `stage_features`.
     """
-    run = functools.partial(stage_features, half_params, half=half, config=config)
+    run = functools.partial(stage_features, component_params, component=component, config=config)
 
     def measure(pair: tuple[jax.Array, jax.Array]) -> list[jax.Array]:
         x, key = pair[0][None], pair[1]
-        still = [jnp.zeros_like(feature) for feature in run(x)[1]]
-        result, pull = jax.vjp(lambda nudges: run(x, nudges=nudges)[0], still)
-        (gradients,) = pull(jax.random.rademacher(key, result.shape, result.dtype))
+        zeros = [jnp.zeros_like(feature) for feature in run(x)[1]]
+        output, pullback = jax.vjp(lambda added: run(x, perturbations=added)[0], zeros)
+        (gradients,) = pullback(jax.random.rademacher(key, output.shape, output.dtype))
         return [jnp.einsum("nhwc,nhwd->cd", g, g) / (g.size / g.shape[-1]) for g in gradients]
 
-    # One after the other: only one's activations are kept.
-    found = jax.lax.map(measure, (x, jax.random.split(key, len(x))))
-    return [matrix.mean(0) for matrix in found]
+    # One image at a time bounds the memory of the activations.
+    matrices = jax.lax.map(measure, (x, jax.random.split(key, len(x))))
+    return [matrix.mean(0) for matrix in matrices]
 
 
 def response_distance(
-    features: list[jax.Array], wanted: list[jax.Array], weights: list[jax.Array]
+    features: list[jax.Array], targets: list[jax.Array], sensitivity: list[jax.Array]
 ) -> jax.Array:
-    """Return the squared error of features as far as the result responds to it.
+    """Return the squared error of features, weighted by the teacher's `output_sensitivity`.
 
-    Each stage's is in units of what the result owes to the stage; stages of other widths in the two
-    models are left out. See `responses`.
-
-    Args:
-        features: Of the student, (n, h, w, c) of each stage.
-        wanted: Of the teacher.
-        weights: (c, c) of each stage, from `responses` of the teacher.
+    Each stage is divided by the weighted variance of its target. Stages whose widths differ are
+    left out.
     """
-    parts = []
-    for a, b, weight in zip(features, wanted, weights, strict=True):
+    distances = []
+    for a, b, matrix in zip(features, targets, sensitivity, strict=True):
         if a.shape == b.shape:
             a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-            apart, spread = (
-                jnp.einsum("nhwc,cd,nhwd->", x, weight, x)
+            error, variance = (
+                jnp.einsum("nhwc,cd,nhwd->", x, matrix, x)
                 for x in (a - b, b - b.mean((0, 1, 2), keepdims=True))
             )
-            parts.append(apart / (spread + 1e-12))
-    return jnp.mean(jnp.stack(parts))
+            distances.append(error / (variance + 1e-12))
+    return jnp.mean(jnp.stack(distances))

@@ -1,8 +1,7 @@
-"""Convolutions whose kernels have quick gradients on CPUs.
+"""A convolution whose kernel gradient is fast on CPUs.
 
-XLA's CPU compiler takes the gradient of a kernel as a convolution whose features are the images of
-the batch, a few numbers that it gathers one by one. Here they are the columns, which lie side by
-side.
+XLA computes the gradient of a kernel as a convolution whose channels are the images of the batch,
+which are few and far apart in memory. Here the channels are the image's columns, side by side.
 """
 
 from __future__ import annotations
@@ -17,10 +16,12 @@ from ..kernels import Padding, convolve
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def convolve_quickly(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    """Return what `convolve` returns; its kernel's gradient is quick on CPUs, see this module.
+def conv_fast_kernel_grad(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: Padding
+) -> jax.Array:
+    """Compute what `convolve` does, with a kernel gradient that is fast on CPUs.
 
-    Gradients are those of reverse mode; `jax.jvp` refuses it. Arguments are those of `convolve`.
+    Only reverse-mode gradients are defined; `jax.jvp` raises TypeError.
     """
     return convolve(x, kernel, stride, padding)
 
@@ -32,49 +33,54 @@ def _forward(
 
 
 def _backward(
-    stride: int, padding: Padding, kept: tuple[jax.Array, jax.Array], g: jax.Array
+    stride: int, padding: Padding, residuals: tuple[jax.Array, jax.Array], g: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    x, kernel = kept
-    _, of_input = jax.vjp(lambda x: convolve(x, kernel, stride, padding), x)
+    x, kernel = residuals
+    _, pull_input = jax.vjp(lambda x: convolve(x, kernel, stride, padding), x)
 
-    def by_xla(x: jax.Array, g: jax.Array) -> jax.Array:
-        _, of_kernel = jax.vjp(lambda kernel: convolve(x, kernel, stride, padding), kernel)
-        return of_kernel(g)[0]
+    def with_xla(x: jax.Array, g: jax.Array) -> jax.Array:
+        _, pull_kernel = jax.vjp(lambda kernel: convolve(x, kernel, stride, padding), kernel)
+        return pull_kernel(g)[0]
 
-    def by_columns(x: jax.Array, g: jax.Array) -> jax.Array:
+    def with_columns(x: jax.Array, g: jax.Array) -> jax.Array:
         height, width, *_ = kernel.shape
         return _sum_columns(x, g, (height, width), stride, padding).astype(kernel.dtype)
 
-    return of_input(g)[0], lax.platform_dependent(x, g, cpu=by_columns, default=by_xla)
+    return pull_input(g)[0], lax.platform_dependent(x, g, cpu=with_columns, default=with_xla)
 
 
-convolve_quickly.defvjp(_forward, _backward)
+conv_fast_kernel_grad.defvjp(_forward, _backward)
 
 
 def _sum_columns(
     x: jax.Array, g: jax.Array, size: tuple[int, int], stride: int, padding: Padding
 ) -> jax.Array:
     """Return k[i, j, c, o], the sum over n, y, x of in[n, s y + i, s x + j, c] g[n, y, x, o]."""
-    _, rows, columns, out_channels = g.shape
+    channels, out_channels = x.shape[-1], g.shape[-1]
     height, width = size
-    reach = tuple(stride * (count - 1) for count in (rows, columns))
-
-    def add(total: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        image, g = pair
-        image = jnp.pad(image, (*padding, (0, 0))).transpose(2, 0, 1)[:, : reach[0] + height]
-        shifted = [image[:, :, j : j + reach[1] + 1 : stride] for j in range(width)]
-        part = lax.conv_general_dilated(  # (width * c, height, o)
-            jnp.concatenate(shifted),
-            g,
-            window_strides=(1,),
-            padding="VALID",
-            rhs_dilation=(stride,),
-            dimension_numbers=("NHC", "HIO", "NHC"),
-        )
-        return total + part, None
-
-    channels = x.shape[-1]
     total = jnp.zeros((width * channels, height, out_channels), g.dtype)
-    # One image at a time: what is shifted and turned fits the caches.
-    total, _ = lax.scan(add, total, (x.astype(g.dtype), g))
+    # One image at a time, so that its shifted copies fit the caches.
+    total, _ = lax.scan(
+        lambda total, pair: (total + _sum_image_columns(*pair, size, stride, padding), None),
+        total,
+        (x.astype(g.dtype), g),
+    )
     return total.reshape(width, channels, height, out_channels).transpose(2, 0, 1, 3)
+
+
+def _sum_image_columns(
+    image: jax.Array, g: jax.Array, size: tuple[int, int], stride: int, padding: Padding
+) -> jax.Array:
+    """Return the sum of one image, (width * c, height, o)."""
+    height, width = size
+    row_span, column_span = (stride * (count - 1) for count in g.shape[:2])
+    image = jnp.pad(image, (*padding, (0, 0))).transpose(2, 0, 1)[:, : row_span + height]
+    shifted = [image[:, :, j : j + column_span + 1 : stride] for j in range(width)]
+    return lax.conv_general_dilated(
+        jnp.concatenate(shifted),
+        g,
+        window_strides=(1,),
+        padding="VALID",
+        rhs_dilation=(stride,),
+        dimension_numbers=("NHC", "HIO", "NHC"),
+    )

@@ -1,4 +1,4 @@
-"""Optimizers of students and discriminators, with their rates over the steps."""
+"""Optimizers of students and discriminators, with their learning rates over the steps."""
 
 from __future__ import annotations
 
@@ -10,46 +10,59 @@ import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
 from ..model.functional import Params
-from .recipe import Recipe
+from .recipe import OPTIMIZERS, Recipe
 
-# Of Muon's rate: what the biases and the outermost kernels, which Adam moves, are moved with.
+# Adam moves biases and the outermost kernels with this share of Muon's learning rate.
 _ADAM_SHARE = 0.25
-# Kernels from or to images and latents are no matrices worth making orthogonal.
-_LEAST_WIDTH = 8
+# Kernels from or to images and latents are not matrices worth orthogonalising.
+_MIN_MUON_WIDTH = 8
 
 
-def optimizer_of(recipe: Recipe) -> optax.GradientTransformation:
-    """Return what moves a student's params."""
+def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
+    """Return the optimizer of a student's params."""
+    peak, beta2 = OPTIMIZERS[recipe.optimizer]
+    peak = peak if recipe.learning_rate is None else recipe.learning_rate
+    beta2 = beta2 if recipe.beta2 is None else recipe.beta2
     warmup = min(recipe.warmup, recipe.steps // 4)
     rate = optax.warmup_cosine_decay_schedule(
-        0.0 if warmup else recipe.rate, recipe.rate, warmup, recipe.steps, recipe.rate / 100
+        0.0 if warmup else peak, peak, warmup, recipe.steps, peak / 100
     )
     if recipe.optimizer == "muon":
         return muon(
             rate,
-            muon_weight_dimension_numbers=cast(Any, _matrices),
+            muon_weight_dimension_numbers=cast(Any, _muon_dimensions),
             adam_learning_rate=cast(Any, lambda step: _ADAM_SHARE * rate(step)),
             adam_b1=0.9,
-            adam_b2=recipe.beta2,
+            adam_b2=beta2,
         )
     if recipe.optimizer == "amsgrad":
-        # As in PyTorch the maximum is of the second moment as it is, and corrected for its bias
-        # afterwards: before, the first gradient's square would stand for ever.
-        corrected = lambda step: rate(step) * jnp.sqrt(1 - recipe.beta2 ** (step + 1.0))  # noqa: E731
-        return optax.amsgrad(corrected, b1=0.9, b2=recipe.beta2, bias_correction_nu=False)
-    return optax.adamw(rate, b1=0.9, b2=recipe.beta2)
+        # PyTorch takes the maximum of the raw second moment and corrects its bias afterwards. The
+        # other way round, the square of the first gradient would remain the maximum for ever.
+        corrected = lambda step: rate(step) * jnp.sqrt(1 - beta2 ** (step + 1.0))  # noqa: E731
+        return optax.amsgrad(corrected, b1=0.9, b2=beta2, bias_correction_nu=False)
+    return optax.adamw(rate, b1=0.9, b2=beta2)
 
 
-def critic_optimizer() -> optax.GradientTransformation:
-    """Return what moves a discriminator's params."""
+def discriminator_optimizer() -> optax.GradientTransformation:
+    """Return the optimizer of a discriminator's params."""
     return optax.adamw(3e-4)
 
 
-def _matrices(params: Params) -> Any:
-    """Name the kernels that Muon takes as matrices of everything that enters a channel."""
+def apply_gradient(
+    optimizer: optax.GradientTransformation, gradient: Params, moments: Any, params: Params
+) -> tuple[Params, Any]:
+    """Return the params after a step, and the optimizer's state."""
+    # optax raises a float to an integer count, which JAX's strict promotion refuses.
+    with jax.numpy_dtype_promotion("standard"):
+        updates, moments = optimizer.update(gradient, moments, params)
+        return cast(Params, optax.apply_updates(params, updates)), moments
+
+
+def _muon_dimensions(params: Params) -> Any:
+    """Return how Muon takes inner kernels as matrices: all inputs of a channel by channels."""
 
     def dimensions(p: jax.Array) -> MuonDimensionNumbers | None:
-        inner = p.ndim == 4 and min(p.shape[2:]) >= _LEAST_WIDTH
+        inner = p.ndim == 4 and min(p.shape[2:]) >= _MIN_MUON_WIDTH
         return MuonDimensionNumbers((0, 1, 2), (3,)) if inner else None
 
     return jax.tree.map(dimensions, params)

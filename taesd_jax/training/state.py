@@ -6,12 +6,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..config import AutoencoderTinyConfig
+from ..errors import TrainingError
 from ..model.functional import Params
 from ..model.layers import split_layers
-from .discriminator import Buffer, init_discriminator, new_buffer
-from .optimizers import critic_optimizer, optimizer_of
+from .discriminator import DiscriminatorState, ReplayBuffer, init_discriminator
+from .optimizers import discriminator_optimizer, make_optimizer
 from .recipe import Recipe
 
 
@@ -19,43 +21,67 @@ class State(NamedTuple):
     """All that a training changes.
 
     Attributes:
-        step: Steps done.
-        params: The trained half.
-        ema: Its average over the last steps.
+        step: Number of steps done.
+        params: Of the trained component.
+        ema: Their average over the last steps.
         optimizer: State of the optimizer.
-        critic: Params, optimizer's state and `Buffer` of the discriminator, or None.
+        discriminator: None without one.
     """
 
     step: jax.Array
     params: Params
     ema: Params
     optimizer: Any
-    critic: tuple[Params, Any, Buffer] | None
+    discriminator: DiscriminatorState | None
 
 
-def init_state(half_params: Params, config: AutoencoderTinyConfig, recipe: Recipe) -> State:
+def init_state(component_params: Params, config: AutoencoderTinyConfig, recipe: Recipe) -> State:
     """Return the state before the first step."""
-    # Copies: a step gives its state's memory back.
-    masters = jax.tree.map(lambda p: jnp.array(p, jnp.float32), half_params)
-    average = jax.tree.map(jnp.array, masters)
-    critic = None
-    if "adversarial" in recipe.losses:
-        key = jax.random.fold_in(jax.random.key(recipe.seed), 2**31)
-        judge = init_discriminator(key, latent_channels=config.latent_channels)
-        side, small = recipe.side, recipe.side // config.spatial_factor
-        buffer = new_buffer((recipe.buffer, side, side, 3), small, config.latent_channels)
-        critic = (judge, critic_optimizer().init(judge), buffer)
-    frozen = frozen_layers(config, recipe)
-    moved = {name: value for name, value in masters.items() if name not in frozen}
-    optimizer = optimizer_of(recipe).init(moved)
-    return State(jnp.zeros((), jnp.int32), masters, average, optimizer, critic)
+    # Copies: a step donates the memory of its state.
+    params = jax.tree.map(lambda p: jnp.array(p, jnp.float32), component_params)
+    ema = jax.tree.map(jnp.array, params)
+    _, trainable = split_frozen(params, config, recipe)
+    moments = make_optimizer(recipe).init(trainable)
+    discriminator = _init_discriminator(config, recipe) if recipe.needs("discriminator") else None
+    return State(jnp.zeros((), jnp.int32), params, ema, moments, discriminator)
 
 
-def frozen_layers(config: AutoencoderTinyConfig, recipe: Recipe) -> frozenset[str]:
-    """Name the layers that a recipe keeps as they are.
+def _init_discriminator(config: AutoencoderTinyConfig, recipe: Recipe) -> DiscriminatorState:
+    count, size, channels = recipe.replay_size, recipe.crop_size, config.latent_channels
+    small = size // config.spatial_factor
+    key = jax.random.fold_in(jax.random.key(recipe.seed), 2**31)
+    params = init_discriminator(key, latent_channels=channels)
+    buffer = ReplayBuffer(
+        jnp.zeros((count, size, size, 3), jnp.float32),
+        jnp.zeros((count, small, small, channels), jnp.float32),
+        jnp.zeros((), jnp.int32),
+    )
+    return DiscriminatorState(params, discriminator_optimizer().init(params), buffer)
+
+
+def split_frozen(
+    params: Params, config: AutoencoderTinyConfig, recipe: Recipe
+) -> tuple[Params, Params]:
+    """Split a component's params into those of frozen stages and trainable ones.
 
     Raises:
-        ValueError: The half has no further stage.
+        ValueError: The component has too few stages.
     """
-    near_latent, _ = split_layers(recipe.half, config, recipe.frozen)
-    return frozenset(layer.name for layer in near_latent)
+    near_latent, _ = split_layers(recipe.component, config, recipe.frozen_stages)
+    names = {layer.name for layer in near_latent}
+    frozen = {name: value for name, value in params.items() if name in names}
+    return frozen, {name: value for name, value in params.items() if name not in names}
+
+
+def check_finite(loss: float, state: State, number: int) -> None:
+    """Raise TrainingError rather than keep a state that nothing can be learnt from again."""
+    if not (np.isfinite(loss) and _is_finite((state.params, state.ema))):
+        raise TrainingError(
+            f"loss or params are not finite at step {number}, the loss is {loss}; try a lower "
+            f"learning_rate"
+        )
+
+
+@jax.jit
+def _is_finite(tree: Any) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))

@@ -1,240 +1,243 @@
-"""One compiled step of training: ask the teacher, move the student towards it."""
+"""One step of a training: ask the teacher, move the student towards its targets."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import operator
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
 from ..kernels import Convolve, convolve
 from ..model.functional import Params
-from ..model.layers import Component
+from ..model.layers import split_layers
 from ..strategies.run import decode
 from ..strategies.sharding import is_sharded
-from .discriminator import Buffer, corrected_target, discriminator_loss, replay
-from .features import feature_distance, response_distance, stage_features
-from .kernel_gradients import convolve_quickly
-from .losses import LOSSES, encoded_patches, mse, patches
-from .optimizers import critic_optimizer, optimizer_of
-from .recipe import LATENT_LOSSES, Recipe
-from .state import State, frozen_layers
-from .teachers import Batch, Teacher, answer, as_pytree, encode_with, measure_responses
+from .discriminator import DiscriminatorState, discriminator_loss, replay
+from .features import stage_features
+from .kernel_gradients import conv_fast_kernel_grad
+from .optimizers import apply_gradient, discriminator_optimizer, make_optimizer
+from .recipe import Recipe
+from .registry import LOSSES
+from .state import State, split_frozen
+from .teachers import Batch, Teacher, add_targets, as_pytree, encode_with, measure_sensitivity
 
 Losses = dict[str, jax.Array]
 
 
-def make_step(
-    config: AutoencoderTinyConfig,
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StepContext:
+    """What every step of a training reads; a pytree, made by `make_context`.
+
+    Attributes:
+        config: Of the student.
+        recipe: What is learnt.
+        teacher: See `as_pytree`.
+        decoder: Params that make images of an encoder's latents; None where no loss needs them.
+        sensitivity: The teacher's `output_sensitivity`; empty where no loss needs it.
+    """
+
+    config: AutoencoderTinyConfig = dataclasses.field(metadata={"static": True})
+    recipe: Recipe = dataclasses.field(metadata={"static": True})
+    teacher: Any
+    decoder: Params | None
+    sensitivity: list[jax.Array]
+
+
+def make_context(
+    student: AutoencoderTiny,
     recipe: Recipe,
     teacher: Teacher,
     *,
-    decoder: Params | None = None,
     examples: jax.Array | None = None,
-) -> Callable[[State, Batch], tuple[State, Losses]]:
-    """Return the compiled step: state and batch -> new state and losses.
-
-    The batch may be sharded over a mesh; the state then lies whole on every device. The memory of
-    the state that goes in is given back.
+) -> StepContext:
+    """Return the context of a training's steps.
 
     Args:
-        config: Of the student.
-        recipe: What to do.
-        teacher: See `Teacher`; features, response, encoded_patches and imitation need a model.
-        decoder: Params of the student's decoder, for an encoder's losses of images.
-        examples: Images (n, h, w, 3) to measure the teacher's response with, for that loss.
-
-    Returns:
-        A function. Its batch has "image" (n, h, w, 3) in [-1, 1] or of 8 bits; the teacher's
-        results, "latent" and likewise "decoded", are computed where they are not in it.
+        student: Its config, and the decoder for an encoder's losses of images.
+        recipe: What is learnt.
+        teacher: A function will do unless the recipe compares features or has a teacher_blend.
+        examples: Images (n, h, w, 3) to measure the sensitivity of the output with, for `response`.
 
     Raises:
-        ValueError: The recipe asks for what the teacher or the student does not have.
+        ValueError: The recipe needs what the teacher or the student does not have.
     """
-    frozen_layers(config, recipe)
-    encoded = "encoded_patches" in recipe.losses
-    if recipe.matches_features or recipe.imitate or encoded:
-        if not isinstance(teacher, AutoencoderTiny):
+    split_layers(recipe.component, student.config, recipe.frozen_stages)  # raises for too many
+    _check_teacher(student.config, recipe, teacher)
+    _check_sizes(student.config, recipe, teacher)
+    decoder, sensitivity = None, []
+    if recipe.component == "encoder" and recipe.compares_images:
+        if "decoder" not in student.params:
             raise ValueError(
-                "features, response, encoded_patches and imitation need a teacher of the family, "
-                "not a function"
+                "an encoder's losses of images need a student that also has a decoder, for the "
+                "teacher's latents: start from such a model"
             )
-        if encoded:
-            teacher.require("encoder")
-        if recipe.imitate:
-            teacher.require("decoder")
-        if recipe.matches_features:
-            teacher.require(recipe.half)
-            if not _shared(recipe.half, config, teacher.config):
-                raise ValueError(
-                    "features and response need as many stages in student and teacher, one of them "
-                    "as wide in both"
-                )
-    teacher = as_pytree(teacher)
-    if recipe.half == "decoder" or not recipe.makes_images:
-        decoder = None
-    elif decoder is None:
+        decoder = student.params["decoder"]
+    if recipe.needs("sensitivity"):
+        assert isinstance(teacher, AutoencoderTiny)
+        assert examples is not None
+        sensitivity = measure_sensitivity(teacher, examples, component=recipe.component)
+    return StepContext(student.config, recipe, as_pytree(teacher), decoder, sensitivity)
+
+
+def _check_teacher(config: AutoencoderTinyConfig, recipe: Recipe, teacher: Teacher) -> None:
+    component, needed = recipe.component, set()
+    if recipe.needs("features"):
+        needed.add(component)
+    if recipe.needs("encoder_features"):
+        needed.add("encoder")
+    if recipe.teacher_blend:
+        needed.add("decoder")
+    if not needed:
+        return
+    if not isinstance(teacher, AutoencoderTiny):
         raise ValueError(
-            "an encoder's losses of images need a student that has a decoder, too, with the "
-            "teacher's latents: name one to start from"
+            "features, response, encoded_patches and teacher_blend need a model of the TAESD "
+            "family as teacher, not a function"
         )
-    weights: list[jax.Array] = []
-    if "response" in recipe.losses:
-        if examples is None:
-            raise ValueError(
-                "the loss response needs examples: images to measure the teacher's response with"
-            )
-        weights = measure_responses(teacher, examples, half=recipe.half)
+    for name in needed:
+        teacher.require(name)
+    widths, teacher_widths = (
+        getattr(c, f"{component}_block_out_channels") for c in (config, teacher.config)
+    )
+    as_wide = len(widths) == len(teacher_widths) and any(map(operator.eq, widths, teacher_widths))
+    if recipe.needs("features") and not as_wide:
+        raise ValueError(
+            f"features and response need as many stages in student and teacher, one of them as "
+            f"wide in both, got widths {widths} and {teacher_widths}"
+        )
 
-    def run(
-        state: State,
-        batch: Batch,
-        teacher: Any,
-        decoder: Any,
-        weights: list[jax.Array],
-        convolve: Convolve,
-    ) -> tuple[State, Losses]:
-        work: Any = functools.partial(_step, config=config, recipe=recipe, convolve=convolve)
-        sharding = jax.typeof(batch["image"]).sharding
-        if any(axis is not None for axis in sharding.spec):
-            # Of Explicit axes too XLA's partitioner decides how the devices share the work.
-            whole = NamedSharding(sharding.mesh, PartitionSpec())
-            work = jax.sharding.auto_axes(work, out_sharding=whole)
-        return work(state, batch, teacher, decoder, weights)
 
-    compiled = jax.jit(run, donate_argnums=0, static_argnames="convolve")
+def _check_sizes(config: AutoencoderTinyConfig, recipe: Recipe, teacher: Teacher) -> None:
+    size, factor = recipe.crop_size, config.spatial_factor
+    if size % factor:
+        raise ValueError(f"crop_size must be a multiple of {factor}, got {size}")
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    expected = (1, size // factor, size // factor, config.latent_channels)
+    if (shape := jax.eval_shape(encode_with, as_pytree(teacher), images).shape) != expected:
+        raise ValueError(
+            f"the teacher must return latents {expected} for images {images.shape}, as the "
+            f"student's config says, got {shape}"
+        )
 
-    def step(state: State, batch: Batch) -> tuple[State, Losses]:
-        # The quick gradient takes one image after the other, which devices could not share.
-        quick = convolve if is_sharded(batch["image"]) else convolve_quickly
-        return compiled(state, dict(batch), teacher, decoder, weights, convolve=quick)
 
-    return step
+def train_step(state: State, batch: Batch, context: StepContext) -> tuple[State, Losses]:
+    """Run a compiled step on a batch, see `add_targets`; return the new state and the losses.
+
+    The batch may be sharded over a mesh; the state is then replicated. The memory of the given
+    state is donated.
+    """
+    # The fast gradient scans over the batch, which devices could not share.
+    convolution = convolve if is_sharded(batch["image"]) else conv_fast_kernel_grad
+    return _compiled_step(state, dict(batch), context, convolve=convolution)
+
+
+@functools.partial(jax.jit, donate_argnums=0, static_argnames="convolve")
+def _compiled_step(
+    state: State, batch: Batch, context: StepContext, *, convolve: Convolve
+) -> tuple[State, Losses]:
+    step: Any = functools.partial(_step, convolve=convolve)
+    sharding = jax.typeof(batch["image"]).sharding
+    if any(axis is not None for axis in sharding.spec):
+        # For Explicit axes too, XLA's partitioner decides how devices share the work.
+        replicated = NamedSharding(sharding.mesh, PartitionSpec())
+        step = jax.sharding.auto_axes(step, out_sharding=replicated)
+    return step(state, batch, context)
 
 
 def _step(
-    state: State,
-    batch: Batch,
-    teacher: Teacher,
-    decoder: Params | None,
-    weights: list[jax.Array],
-    *,
-    config: AutoencoderTinyConfig,
-    recipe: Recipe,
-    convolve: Convolve,
+    state: State, batch: Batch, context: StepContext, *, convolve: Convolve
 ) -> tuple[State, Losses]:
-    batch = answer(teacher, batch, recipe)
-    judge = state.critic[0] if state.critic else None
-    find = jax.value_and_grad(_loss, has_aux=True)
-    frozen = frozen_layers(config, recipe)
-    kept = {name: value for name, value in state.params.items() if name in frozen}
-    moved = {name: value for name, value in state.params.items() if name not in frozen}
+    config, recipe = context.config, context.recipe
+    targets = add_targets(context.teacher, batch, recipe)
     key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
-    fixed = (kept, batch, teacher, decoder, weights, judge, key)
-    (total, (parts, result)), gradient = find(moved, *fixed, config, recipe, convolve)
-    moved, moments = _update(optimizer_of(recipe), gradient, state.optimizer, moved)
-    params = kept | moved
-    # Short at first, so that the first random params are soon forgotten.
+    frozen, trainable = split_frozen(state.params, config, recipe)
+    discriminator = state.discriminator
+    grad_fn = jax.value_and_grad(functools.partial(_loss, convolve=convolve), has_aux=True)
+    (total, (losses, output)), gradient = grad_fn(
+        trainable, frozen, targets, context, discriminator, key
+    )
+    trainable, moments = apply_gradient(
+        make_optimizer(recipe), gradient, state.optimizer, trainable
+    )
+    # The average is short at first, so that it soon forgets the initial params.
     done = state.step.astype(jnp.float32)
-    decay = jnp.minimum(recipe.ema, (1 + done) / (10 + done))
-    average = {name: value for name, value in state.ema.items() if name not in frozen}
-    average = kept | jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, moved)
-    critic = state.critic
-    if critic is not None:
-        critic, parts["discriminator"] = _judge(key, critic, batch, result, convolve)
-    return State(state.step + 1, params, average, moments, critic), {"total": total} | parts
+    decay = jnp.minimum(recipe.ema_decay, (1 + done) / (10 + done))
+    _, ema = split_frozen(state.ema, config, recipe)
+    ema = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, ema, trainable)
+    if discriminator is not None:
+        discriminator, losses["discriminator"] = _train_discriminator(
+            discriminator, targets, output, key, convolve
+        )
+    state = State(state.step + 1, frozen | trainable, frozen | ema, moments, discriminator)
+    return state, {"total": total} | losses
 
 
 def _loss(
-    moved: Params,
-    kept: Params,
-    batch: Batch,
-    teacher: Teacher,
-    decoder: Params | None,
-    weights: list[jax.Array],
-    judge: Params | None,
+    trainable: Params,
+    frozen: Params,
+    targets: dict[str, Any],
+    context: StepContext,
+    discriminator: DiscriminatorState | None,
     key: jax.Array,
-    config: AutoencoderTinyConfig,
-    recipe: Recipe,
+    *,
     convolve: Convolve,
 ) -> tuple[jax.Array, tuple[Losses, jax.Array]]:
-    x = batch["image" if recipe.half == "encoder" else "latent"].astype(recipe.dtype)
-    options: dict[str, Any] = {"half": recipe.half, "config": config, "remat": recipe.remat}
-    result, features = stage_features(kept | moved, x, convolve=convolve, **options)
-    result, parts, total = result.astype(jnp.float32), {}, jnp.zeros((), jnp.float32)
-    image = result
-    if decoder is not None:
-        image = decode(
-            {"decoder": decoder},
-            result.astype(recipe.dtype),
-            config=config,
-            remat=recipe.remat,
-        ).astype(jnp.float32)
-    wanted = [batch[f"feature_{i}"] for i in range(len(features) * recipe.matches_features)]
+    """Return the weighted sum of the losses, each loss, and the student's output."""
+    config, recipe, teacher = context.config, context.recipe, context.teacher
+    run = functools.partial(stage_features, remat=recipe.remat, convolve=convolve)
+    x = targets["image" if recipe.component == "encoder" else "latent"].astype(recipe.dtype)
+    output, features = run(frozen | trainable, x, component=recipe.component, config=config)
+    output = output.astype(jnp.float32)
+    images = output
+    if context.decoder is not None:
+        latents, params = output.astype(recipe.dtype), {"decoder": context.decoder}
+        images = decode(params, latents, config=config, remat=recipe.remat).astype(jnp.float32)
+
+    latent, target = targets["latent"], targets["target"]
+    compared: dict[str, Any] = {
+        "output": (output, latent if recipe.component == "encoder" else target),
+        "images": (images, target),
+        "features": (features, targets.get("features")),
+    }
+    if recipe.needs("encoder_features"):
+        see = functools.partial(
+            run, teacher.params["encoder"], component="encoder", config=teacher.config
+        )
+        compared["encoder_features"] = tuple(see(x)[1] for x in compared["images"])
+    extras = {
+        "key": jax.random.fold_in(key, 1),
+        "sensitivity": context.sensitivity,
+        "discriminator": None if discriminator is None else discriminator.params,
+        "latent": latent,
+    }
+    losses = {}
     for name in recipe.losses:
-        if name == "features":
-            parts[name] = feature_distance(features, wanted)
-        elif name == "response":
-            parts[name] = response_distance(features, wanted, weights)
-        elif name == "latents":
-            parts[name] = mse(encode_with(teacher, result), batch["latent"])
-        elif name == "adversarial":
-            assert judge is not None
-            target, apart = corrected_target(judge, batch["target"], result, batch["latent"])
-            total += recipe.losses[name] * mse(result, target)
-            parts[name] = apart
-        elif name == "patches":
-            parts[name] = patches(image, batch["target"], jax.random.fold_in(key, 1))
-        elif name == "encoded_patches":
-            assert isinstance(teacher, AutoencoderTiny)
-            encoder = options | {"half": "encoder", "config": teacher.config}
-            seen, wished = (
-                stage_features(teacher.params["encoder"], x, convolve=convolve, **encoder)[1]
-                for x in (image, batch["target"])
-            )
-            parts[name] = encoded_patches(seen, wished, jax.random.fold_in(key, 2))
-        elif recipe.half == "encoder" and name in LATENT_LOSSES:
-            parts[name] = LOSSES[name](result, batch["latent"])
-        else:
-            parts[name] = LOSSES[name](image, batch["target"])
-        if name != "adversarial":
-            total += recipe.losses[name] * parts[name]
-    return total, (parts, result)
+        loss = LOSSES[name]
+        options = {extra: extras[extra] for extra in loss.extras}
+        losses[name] = loss.function(*compared[loss.compares], **options)
+    total = sum((recipe.losses[name] * losses[name] for name in losses), jnp.zeros(()))
+    return total, (losses, output)
 
 
-def _judge(
+def _train_discriminator(
+    state: DiscriminatorState,
+    targets: dict[str, Any],
+    fakes: jax.Array,
     key: jax.Array,
-    critic: tuple[Params, Any, Buffer],
-    batch: Batch,
-    fake: jax.Array,
     convolve: Convolve,
-) -> tuple[tuple[Params, Any, Buffer], jax.Array]:
-    judge, moments, buffer = critic
-    buffer, fakes, latents = replay(key, buffer, fake, batch["latent"])
+) -> tuple[DiscriminatorState, jax.Array]:
+    buffer, fakes, latents = replay(key, state.replay, fakes, targets["latent"])
     loss, gradient = jax.value_and_grad(discriminator_loss)(
-        judge, batch["target"], fakes, batch["latent"], latents, convolve=convolve
+        state.params, targets["target"], fakes, targets["latent"], latents, convolve=convolve
     )
-    judge, moments = _update(critic_optimizer(), gradient, moments, judge)
-    return (judge, moments, buffer), loss
-
-
-def _update(
-    optimizer: optax.GradientTransformation, gradient: Params, moments: Any, params: Params
-) -> tuple[Any, Any]:
-    # optax raises a float to an integer count, which JAX's strict promotion refuses.
-    with jax.numpy_dtype_promotion("standard"):
-        updates, moments = optimizer.update(gradient, moments, params)
-        return optax.apply_updates(params, updates), moments
-
-
-def _shared(half: Component, config: AutoencoderTinyConfig, teacher: AutoencoderTinyConfig) -> bool:
-    name = f"{half}_block_out_channels"
-    own, other = getattr(config, name), getattr(teacher, name)
-    return len(own) == len(other) and any(map(operator.eq, own, other))
+    params, moments = apply_gradient(
+        discriminator_optimizer(), gradient, state.optimizer, state.params
+    )
+    return DiscriminatorState(params, moments, buffer), loss

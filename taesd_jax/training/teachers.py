@@ -1,4 +1,4 @@
-"""Teachers: models of the family, or functions of images that give latents."""
+"""Teachers: models of the TAESD family, or functions from images to latents."""
 
 from __future__ import annotations
 
@@ -16,97 +16,109 @@ from ..autoencoder import AutoencoderTiny
 from ..io.images import from_uint8
 from ..model.layers import COMPONENTS, Component
 from ..strategies.run import decode, encode
-from .features import responses, stage_features
+from .features import output_sensitivity, stage_features
 from .losses import sharpen
 from .recipe import Recipe
 
-# Images (n, h, w, 3) in [-1, 1] -> latents (n, h/8, w/8, z). The arrays that a function closes over
-# become constants of the compiled program, those of a `jax.tree_util.Partial` arguments.
+# A function maps images (n, h, w, 3) in [-1, 1] to latents (n, h/8, w/8, z). Arrays that it closes
+# over become constants of the compiled program; those of a `jax.tree_util.Partial` are arguments.
 Teacher = AutoencoderTiny | Callable[[jax.Array], jax.Array]
-Batch = Mapping[str, jax.Array]
+Batch = Mapping[str, Any]
 
 
 def as_pytree(teacher: Teacher) -> Any:
-    """Return a teacher that compiled functions take as an argument."""
+    """Return a teacher that can be an argument of a compiled function."""
     is_pytree = isinstance(teacher, (AutoencoderTiny, Partial))
     return teacher if is_pytree else Partial(teacher)
 
 
 def encode_with(teacher: Teacher, images: jax.Array) -> jax.Array:
-    """Return the teacher's latents of images, float32."""
+    """Return the teacher's latents of images, in float32."""
     if isinstance(teacher, AutoencoderTiny):
         return encode(teacher.params, images, config=teacher.config).astype(jnp.float32)
     return teacher(images).astype(jnp.float32)
 
 
 def decode_with(teacher: Teacher, latents: jax.Array) -> jax.Array | None:
-    """Return what a teacher with a decoder makes of latents, clipped to [-1, 1]; else None."""
+    """Return the teacher's images of latents, clipped to [-1, 1]; None if it has no decoder."""
     if not isinstance(teacher, AutoencoderTiny) or "decoder" not in teacher.params:
         return None
     return jnp.clip(decode(teacher.params, latents, config=teacher.config), -1, 1)
 
 
-def answer(teacher: Teacher, batch: Batch, recipe: Recipe) -> dict[str, jax.Array]:
-    """Add to a batch of images what the teacher says of them, as far as a recipe needs it.
+def add_targets(teacher: Teacher, batch: Batch, recipe: Recipe) -> dict[str, Any]:
+    """Add to a batch of images what the recipe's losses compare the student with.
 
-    Pictures of 8 bits become images. What is added is "latent", where it is not there; "target",
-    the images to aim at; and "feature_0", "feature_1" and so on of the stages.
+    Args:
+        teacher: Computes what the batch does not have.
+        batch: "image" (n, h, w, 3), floating point in [-1, 1] or 8 bits; perhaps the teacher's
+            "latent" and its reconstruction, "decoded".
+        recipe: What is learnt.
+
+    Returns:
+        "image" and "latent"; "target", the target images; and where a loss compares features,
+        "features" of each of the teacher's stages.
     """
-    found: dict[str, Any] = dict(batch)
-    found = {name: from_uint8(x) if x.dtype == jnp.uint8 else x for name, x in found.items()}
-    if "latent" not in found:
-        found["latent"] = encode_with(teacher, found["image"])
-    found["target"] = found["image"]
-    if recipe.imitate:
-        decoded = found["decoded"] if "decoded" in found else decode_with(teacher, found["latent"])
+    values: dict[str, Any] = {
+        name: from_uint8(x) if x.dtype == jnp.uint8 else x for name, x in batch.items()
+    }
+    image = values["image"]
+    latent = values["latent"] if "latent" in values else encode_with(teacher, image)
+    target = image
+    if recipe.teacher_blend:
+        decoded = values["decoded"] if "decoded" in values else decode_with(teacher, latent)
         assert decoded is not None
-        found["target"] = recipe.imitate * decoded + (1 - recipe.imitate) * found["image"]
+        target = recipe.teacher_blend * decoded + (1 - recipe.teacher_blend) * image
     if recipe.sharpen:
-        found["target"] = sharpen(found["target"], recipe.sharpen)
-    if recipe.matches_features:
+        target = sharpen(target, recipe.sharpen)
+    targets: dict[str, Any] = {"image": image, "latent": latent, "target": target}
+    if recipe.needs("features"):
         assert isinstance(teacher, AutoencoderTiny)
-        half = recipe.half
-        x = found["image" if half == "encoder" else "latent"]
-        _, features = stage_features(teacher.params[half], x, half=half, config=teacher.config)
-        return found | {f"feature_{i}": feature for i, feature in enumerate(features)}
-    return found
+        x, component = image if recipe.component == "encoder" else latent, recipe.component
+        _, targets["features"] = stage_features(
+            teacher.params[component], x, component=component, config=teacher.config
+        )
+    return targets
 
 
-@functools.partial(jax.jit, static_argnames="half")
-def measure_responses(
-    teacher: AutoencoderTiny, images: jax.Array, *, half: Component
+@functools.partial(jax.jit, static_argnames="component")
+def measure_sensitivity(
+    teacher: AutoencoderTiny, images: jax.Array, *, component: Component
 ) -> list[jax.Array]:
-    """Return `responses` of a teacher's half, measured with images."""
-    x = images if half == "encoder" else encode_with(teacher, images)
-    return responses(teacher.params[half], x, jax.random.key(0), half=half, config=teacher.config)
+    """Return `output_sensitivity` of one of a teacher's components, measured on images."""
+    x = images if component == "encoder" else encode_with(teacher, images)
+    return output_sensitivity(
+        teacher.params[component],
+        x,
+        jax.random.key(0),
+        component=component,
+        config=teacher.config,
+    )
 
 
-def teacher_digest(teacher: Teacher, *, side: int) -> str:
-    """Return what tells teachers apart: params and config of a model, what a function does.
+def teacher_digest(teacher: Teacher, *, size: int) -> str:
+    """Return a digest of a teacher: a model's params and config, or what a function computes.
 
-    Of a function it is the name, what a Partial holds, and the mean and spread of its latents of
-    one image of noise with that side.
+    A function's digest is of its name, the arrays of a Partial, and the mean and deviation of its
+    latents of one noise image with sides of `size`.
     """
-    found = hashlib.sha256()
     if isinstance(teacher, AutoencoderTiny):
-        found.update(repr(teacher.config.architecture).encode())
-        tree: Any = {half: teacher.params[half] for half in COMPONENTS if half in teacher.params}
-    else:
-        function = teacher.func if isinstance(teacher, Partial) else teacher
-        name = getattr(function, "__qualname__", type(function).__name__)
-        found.update(f"{getattr(function, '__module__', '')}.{name}".encode())
-        tree = teacher if isinstance(teacher, Partial) else ()
-        noise = np.random.default_rng(0).uniform(-1, 1, (1, side, side, 3)).astype("f4")
-        latents = np.asarray(encode_with(teacher, jnp.asarray(noise)))
-        found.update(f"{latents.mean():.2e} {latents.std():.2e}".encode())
-    return digest_of(tree, found)
+        params = {name: teacher.params[name] for name in COMPONENTS if name in teacher.params}
+        return tree_digest(params, repr(teacher.config.architecture))
+    function = teacher.func if isinstance(teacher, Partial) else teacher
+    name = getattr(function, "__qualname__", type(function).__name__)
+    noise = np.random.default_rng(0).uniform(-1, 1, (1, size, size, 3)).astype("f4")
+    latents = np.asarray(encode_with(teacher, jnp.asarray(noise)))
+    text = f"{getattr(function, '__module__', '')}.{name}"
+    text += f" {latents.mean():.2e} {latents.std():.2e}"
+    return tree_digest(teacher if isinstance(teacher, Partial) else (), text)
 
 
-def digest_of(tree: Any, found: Any = None) -> str:
-    """Return a digest of the arrays in a pytree."""
-    found = found or hashlib.sha256()
+def tree_digest(tree: Any, text: str = "") -> str:
+    """Return a digest of the arrays in a pytree and of a text."""
+    digest = hashlib.sha256(text.encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         array = np.ascontiguousarray(leaf)
-        found.update(f"{jax.tree_util.keystr(path)}{array.shape}{array.dtype}".encode())
-        found.update(array.tobytes())
-    return found.hexdigest()[:16]
+        digest.update(f"{jax.tree_util.keystr(path)}{array.shape}{array.dtype}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:16]

@@ -1,10 +1,12 @@
-"""A whole training in a folder: checkpoints, a log, sample pictures, and the model at its end."""
+"""A training in a folder: checkpoints, a log, samples, and the model at the end."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,213 +16,229 @@ import numpy as np
 from jax.sharding import Mesh
 
 from .. import weights
+from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
 from ..errors import TrainingError
 from ..io.images import from_uint8, write_image
 from ..model.functional import Params, init
 from ..model.layers import COMPONENTS, Component, layers_of
 from ..strategies.sharding import replicate, shard_images
-from .crops import RECIPE_FILE, Crops, describe_pictures
-from .evaluation import HeldOut
-from .examples import Answers, batches
+from .crops import RECIPE_FILE, Crops, describe_images
+from .evaluation import Evaluator
 from .recipe import Recipe
-from .records import Checkpoints, Event, Log, claim, locked
-from .state import init_state
-from .step import make_step
-from .teachers import Teacher, as_pytree, digest_of, teacher_digest
-from .validation import check_arguments, check_finite
+from .records import Checkpoints, Log, check_or_write_metadata, locked
+from .run_options import RunOptions
+from .state import State, check_finite, init_state
+from .step import StepContext, make_context, train_step
+from .teacher_cache import TeacherCache, iter_batches
+from .teachers import Teacher, teacher_digest, tree_digest
 
-# First crops that the teacher's response is measured with.
-_EXAMPLES = 16
+_NUM_EXAMPLES = 16  # first crops, which the teacher's sensitivity is measured on
+
+
+@dataclasses.dataclass(frozen=True)
+class _Training:
+    """A training that is ready to run."""
+
+    folder: Path  # of the component
+    model_path: Path
+    student: AutoencoderTiny
+    context: StepContext
+    source: Crops | TeacherCache
+    evaluator: Evaluator | None
+    metadata: dict[str, Any]
+    options: RunOptions
 
 
 def train(
     folder: str | os.PathLike[str],
-    pictures: Sequence[Path],
+    images: Sequence[str | os.PathLike[str]],
     *,
-    student: Params,
-    config: AutoencoderTinyConfig,
-    recipe: Recipe,
+    student: AutoencoderTiny,
     teacher: Teacher,
-    held_out: Sequence[Path] = (),
-    held_side: int = 256,
-    answers: str | os.PathLike[str] | None = None,
-    log_every: int = 50,
-    measure_every: int = 500,
-    resume: bool = False,
-    mesh: Mesh | None = None,
-    progress: Callable[[Event], object] = lambda event: None,
+    recipe: Recipe,
+    options: RunOptions | None = None,
 ) -> Params:
-    """Train one half of a model, and write it as `folder`/model_{encoder,decoder}.safetensors.
+    """Train one component of a model and write `folder`/model_{encoder,decoder}.safetensors.
 
-    Trainings of both halves may share a folder; `folder`/model is then the name of a whole model.
-    What `student` has of the other half is written, too, where nothing is there yet. Below
-    `folder`/{encoder,decoder} are recipe.json, log.jsonl, samples and checkpoints. A training that
-    was stopped at any moment and is resumed gives the same bits as one that was not, on a CPU.
+    Trainings of both components may share a folder; `folder`/model then names a complete model.
+    The student's other component is written too, unless the folder already has one.
+    `folder`/{encoder,decoder} gets recipe.json, log.jsonl, samples and checkpoints. On a CPU a
+    training that was stopped at any moment and is resumed gives the same bits as one that was not.
 
     Args:
         folder: Of the training.
-        pictures: To take crops of.
-        student: Params to start from, with the half that is trained; for an encoder's losses of
-            images also a decoder, which stays as it is.
-        config: Of the student.
-        recipe: What to do.
-        teacher: A model of the family, or a function of images that gives latents.
-        held_out: Pictures to measure with.
-        held_side: Their largest square is shrunk to this side.
-        answers: Folder to keep the teacher's answers in, where `recipe.crops` limits the crops; one
-            in `folder` by default. Trainings with equal crops and teacher share it.
-        log_every: Steps between lines of the log.
-        measure_every: Steps between measurements, each with samples and a checkpoint.
-        resume: Go on with what is in the folder, if anything.
-        mesh: Divide the batches over the devices of this mesh's first axis.
-        progress: Told of each event of the log, and how far the teacher's answers are.
+        images: Image files to take crops of, see `list_images`.
+        student: Model to start from. Besides the component that is trained, an encoder's losses of
+            images need its decoder, which does not change.
+        teacher: A model of the TAESD family, or a function from images to latents that JAX can
+            trace.
+        recipe: What is learnt.
+        options: How it runs; the defaults of `RunOptions` otherwise.
 
     Returns:
-        {half: average of params}.
+        {component: average of its params}.
 
     Raises:
-        TrainingError: The folder has a training and resume is not asked for, or another one, or
-            another decoder than the one that makes an encoder's images; sizes do not fit; grain or
-            orbax is not installed; a loss or param is not finite.
-        CheckpointError: The other half in the folder cannot be read.
-        PictureError: No picture can be used.
-        ValueError: The recipe asks for what the teacher or the student does not have.
+        TrainingError: The folder has a training and `resume` is not set, or another training, or
+            another decoder than the one for an encoder's images; a loss or param is not finite.
+        CheckpointError: The other component in the folder cannot be read.
+        PictureError: No image can be used.
+        ValueError: The recipe or options do not fit the student, the teacher or each other.
     """
-    folder, half = Path(folder).absolute(), recipe.half
-    if half not in student:
-        raise TrainingError(f"student must have the {half} that is trained, got {sorted(student)}")
-    pictures, held_out = ([Path(path) for path in paths] for paths in (pictures, held_out))
-    teacher = as_pytree(teacher)
-    if mesh is not None:
-        teacher = jax.device_put(teacher, replicate(mesh))
-    check_arguments(config, recipe, teacher, held_side, log_every, measure_every, mesh)
-    taught_by = teacher_digest(teacher, side=recipe.side)
-    place, decoder = _placement(mesh), None
-    if half == "encoder" and recipe.makes_images:
-        decoder = student.get("decoder")
-    crops = Crops(
-        pictures,
-        side=recipe.side,
-        seed=recipe.seed,
-        shrink=recipe.shrink,
-        hue=recipe.hue,
-        saturation=recipe.saturation,
-        candidates=recipe.candidates,
-    )
-    crops[0]  # that none can be used is an error now, not after the preparations
+    options = options or RunOptions()
+    training = _prepare(Path(folder).absolute(), images, student, teacher, recipe, options)
+    with locked(training.folder, wait=False):
+        state = _run_steps(training)
+        return _finish(training, state)
+
+
+def _prepare(
+    folder: Path,
+    images: Sequence[str | os.PathLike[str]],
+    student: AutoencoderTiny,
+    teacher: Teacher,
+    recipe: Recipe,
+    options: RunOptions,
+) -> _Training:
+    """Check all that can be checked before the first step."""
+    component, mesh = recipe.component, options.mesh
+    student.require(component)
+    options.check_recipe(recipe)
+    crops = Crops([Path(path) for path in images], recipe)
+    crops[0]  # raises if no image can be used
     examples = None
-    if "response" in recipe.losses:
-        examples = from_uint8(np.stack([crops[i] for i in range(_EXAMPLES)]))
-    step = make_step(
-        config, recipe, teacher, decoder=place(decoder, False), examples=place(examples, False)
-    )
-    measured = None
-    if held_out:
-        options: dict[str, Any] = {"teacher": teacher, "half": half, "config": config}
-        measured = HeldOut(held_out, side=held_side, **options)
-    facts = {
-        "recipe": recipe.to_dict(),
-        "config": config.to_dict(),
-        "teacher": taught_by,
-        "student": digest_of(student[half] if decoder is None else (student[half], decoder)),
-        "pictures": describe_pictures(pictures),
+    if recipe.needs("sensitivity"):
+        examples = jnp.asarray(from_uint8(np.stack([crops[i] for i in range(_NUM_EXAMPLES)])))
+    context = make_context(student, recipe, teacher, examples=examples)
+    digest = teacher_digest(teacher, size=recipe.crop_size)
+    metadata = recipe.to_dict() | {
+        "config": student.config.to_dict(),
+        "teacher": digest,
+        "student": tree_digest((student.params[component], context.decoder)),
+        "images": describe_images(crops.images),
         "devices": 1 if mesh is None else mesh.size,
     }
-    source: Crops | Answers = crops
-    if recipe.crops:
-        where = Path(answers) if answers else folder / "answers"
-        options = {"name": taught_by, "decoded": bool(recipe.imitate)}
-        source = Answers(where, crops, recipe.crops, teacher, **options)
-    elif answers:
-        raise TrainingError("answers are kept of a number of crops: give recipe.crops, --crops")
-    both, _ = _join(folder / "model", student, half, config)  # an error now, not at the end
-    if decoder is not None and digest_of(both["decoder"]) != digest_of(decoder):
+    stored, _ = _join(folder / "model", student, component)  # raises if they do not fit
+    if context.decoder and tree_digest(stored["decoder"]) != tree_digest(context.decoder):
         raise TrainingError(
-            f"{folder} has another decoder than the one that is to make this encoder's images; "
-            f"name another folder"
+            f"{folder} has another decoder than the one that makes this encoder's images; name "
+            f"another folder"
         )
-    with locked(folder / half, wait=False):
-        claim(folder / half / RECIPE_FILE, facts, resume=resume)
-        checkpoints = Checkpoints(folder / half / "checkpoints")
-        try:
-            state, start = checkpoints.restore(init_state(student[half], config, recipe))
-            if isinstance(source, Answers):
-                source.fill(lambda done, count: progress({"answers": done, "of": count}))
-            log = Log(folder / half / "log.jsonl", start, progress)
-            state, since, last = place(state, False), time.perf_counter(), start
-            for number, batch in enumerate(batches(source, recipe, start), start + 1):
-                state, losses = step(state, place(batch, True))
-                ends = number == recipe.steps
-                if number % log_every == 0 or ends:
-                    # First the values: only then the steps, which run ahead of Python, are done.
-                    values = {name: float(value) for name, value in losses.items()}
-                    pace = (number - last) / (time.perf_counter() - since)
-                    check_finite(values["total"], state, number)
-                    log.add({"step": number, **values, "steps_per_second": round(pace, 2)})
-                    since, last = time.perf_counter(), number
-                if number % measure_every == 0 or ends:
-                    check_finite(float(losses["total"]), state, number)
-                    if measured:
-                        figures, sheet = measured.measure(state.ema)
-                        log.add({"step": number, **figures})
-                        write_image(folder / half / "samples" / f"{number:07}.png", sheet)
-                    # Last: what a checkpoint's steps have to show is there before the checkpoint.
-                    checkpoints.save(number, state)
-                    since, last = time.perf_counter(), number
-        finally:
-            checkpoints.close()
-        result = {half: jax.tree.map(np.asarray, state.ema)}
-        # A training of the other half may end at this moment.
-        with locked(folder, wait=True):
-            both, config = _join(folder / "model", student | result, half, config)
-            weights.save(folder / "model", both, config, layout="original")
-    return result
+    context = _replicate(context, mesh)
+    source: Crops | TeacherCache = crops
+    if recipe.num_crops is not None:
+        cache = Path(options.teacher_cache or folder / "teacher_cache")
+        source = TeacherCache(cache, crops, context.teacher, teacher_digest=digest)
+    return _Training(
+        folder / component,
+        folder / "model",
+        student,
+        context,
+        source,
+        Evaluator(options, context) if options.held_out else None,
+        metadata,
+        options,
+    )
 
 
-def new_student(half: Component, config: AutoencoderTinyConfig, *, seed: int) -> Params:
-    """Draw the params of one half; a decoder's pictures start at a middle grey.
+def _run_steps(training: _Training) -> State:
+    """Run the steps that are left and return the last state."""
+    options, context, folder = training.options, training.context, training.folder
+    recipe, source, mesh = context.recipe, training.source, options.mesh
+    check_or_write_metadata(folder / RECIPE_FILE, training.metadata, resume=options.resume)
+    with contextlib.closing(Checkpoints(folder / "checkpoints")) as checkpoints:
+        initial = init_state(training.student.params[recipe.component], context.config, recipe)
+        state, start = checkpoints.restore(initial)
+        if isinstance(source, TeacherCache):
+            source.fill(lambda done, count: options.progress({"cached": done, "of": count}))
+        log, state = Log(folder / "log.jsonl", start, options.progress), _replicate(state, mesh)
+        since, last = time.perf_counter(), start
+        for number, batch in enumerate(iter_batches(source, recipe, start), start + 1):
+            state, losses = train_step(state, _shard(batch, mesh), context)
+            ends = number == recipe.steps
+            logs, evaluates = (
+                ends or number % every == 0 for every in (options.log_every, options.eval_every)
+            )
+            if not (logs or evaluates):
+                continue
+            # Before the clock: steps run ahead of Python, and are done once their values are here.
+            values = {name: float(value) for name, value in losses.items()}
+            pace = (number - last) / (time.perf_counter() - since)
+            check_finite(values["total"], state, number)
+            if logs:
+                log.add({"step": number, **values, "steps_per_second": round(pace, 2)})
+            if evaluates:
+                if training.evaluator is not None:
+                    metrics, sheet = training.evaluator.evaluate(state.ema)
+                    log.add({"step": number, **metrics})
+                    write_image(folder / "samples" / f"{number:07}.png", sheet)
+                # Last, so that a checkpoint's log and samples are on disk before it.
+                checkpoints.save(number, state)
+            since, last = time.perf_counter(), number
+    return state
+
+
+def _finish(training: _Training, state: State) -> Params:
+    """Write the model and return the trained component."""
+    component, path = training.context.recipe.component, training.model_path
+    trained = {component: jax.tree.map(np.asarray, state.ema)}
+    model = AutoencoderTiny(training.student.params | trained, training.student.config)
+    # A training of the other component may end at this moment.
+    with locked(path.parent, wait=True):
+        params, config = _join(path, model, component)
+        weights.save(path, params, config, layout="original")
+    return trained
+
+
+def new_student(
+    component: Component, config: AutoencoderTinyConfig, *, seed: int
+) -> AutoencoderTiny:
+    """Return a model with random params for one component; a decoder's images start mid-grey.
 
     Args:
-        half: The half that is to be trained, so that no untrained one is kept beside it.
+        component: "encoder" or "decoder"; the other one is left out.
         config: Architecture.
         seed: Of the random numbers.
     """
-    params = init(jax.random.key(seed), config=config)[half]
-    if half == "decoder":
-        last = params[layers_of(half, config)[-1].name]
-        last["bias"] = last["bias"] + 0.5  # of [0, 1]
-    return {half: params}
+    params = init(jax.random.key(seed), config=config)[component]
+    if component == "decoder":
+        last = params[layers_of(component, config)[-1].name]
+        last["bias"] = last["bias"] + 0.5  # the last convolution's images are in [0, 1]
+    return AutoencoderTiny({component: params}, config)
 
 
 def _join(
-    path: Path, params: Params, half: Component, config: AutoencoderTinyConfig
+    path: Path, model: AutoencoderTiny, component: Component
 ) -> tuple[Params, AutoencoderTinyConfig]:
-    """Put the other half that is there beside a trained one; return params and config of both.
+    """Return a model's params and config, with the other component that is on disk, if any.
 
     Raises:
-        TrainingError: The two are no model.
+        TrainingError: The two do not fit together.
     """
-    (other,) = set(COMPONENTS) - {half}
-    there = path.with_name(f"{path.name}_{other}.safetensors")
-    if not there.exists():
-        return params, config
-    found = weights.load(there)
-    ours, theirs = config.to_dict(), found.config.to_dict()
-    own = {name for name in ours if other in name}
-    shared = [name for name in ours if other not in name and half not in name]
+    (other,) = set(COMPONENTS) - {component}
+    file, config = path.with_name(f"{path.name}_{other}.safetensors"), model.config
+    if not file.exists():
+        return model.params, config
+    stored = weights.load(file)
+    ours, theirs = config.to_dict(), stored.config.to_dict()
+    shared = [name for name in ours if other not in name and component not in name]
     if differing := [name for name in shared if ours[name] != theirs[name]]:
         raise TrainingError(
-            f"{there} has another {', '.join(differing)} than this {half}; name another folder"
+            f"{file} has another {', '.join(differing)} than this {component}; name another folder"
         )
-    return {half: params[half], other: found.params[other]}, config.replace(
-        **{name: getattr(found.config, name) for name in own}
-    )
+    fields = {name: getattr(stored.config, name) for name in ours if other in name}
+    params = {component: model.params[component], other: stored.params[other]}
+    return params, config.replace(**fields)
 
 
-def _placement(mesh: Mesh | None) -> Callable[[Any, bool], Any]:
+def _replicate(tree: Any, mesh: Mesh | None) -> Any:
     if mesh is None:
-        return lambda tree, _: jax.tree.map(jnp.asarray, tree)
-    divided = shard_images(mesh, batch=mesh.axis_names[0])
-    whole = replicate(mesh)
-    return lambda tree, batch: jax.device_put(tree, divided if batch else whole)
+        return jax.tree.map(jnp.asarray, tree)
+    return jax.device_put(tree, replicate(mesh))
+
+
+def _shard(batch: Any, mesh: Mesh | None) -> Any:
+    if mesh is None:
+        return jax.tree.map(jnp.asarray, batch)
+    return jax.device_put(batch, shard_images(mesh, batch=mesh.axis_names[0]))

@@ -37,7 +37,7 @@ cli.run()
 LONG = {
     "decode": "decode large.npy --model model.safetensors -o out.npy",
     "fit-heads": "fit-heads large-0.png large-1.png --model model.safetensors -o out.safetensors",
-    "train": "train decoder . --init model.safetensors -o run --side 32 --steps 100000 --batch 2",
+    "train": "train decoder . --init model.safetensors -o run --crop-size 32 --batch-size 2",
     "bench": "bench --sizes 512 --peers none --rounds 500 --json out",
 }
 

@@ -1,12 +1,12 @@
-"""Pictures to train on: lists, crops and their colours."""
+"""Images to train on: lists, crops and their colours."""
 
 import numpy as np
 import pytest
 
 from taesd_jax.errors import PictureError
 from taesd_jax.io.images import write_image
-from taesd_jax.training.augmentation import augment
-from taesd_jax.training.crops import Crops, list_pictures
+from taesd_jax.training import Recipe, list_images
+from taesd_jax.training.crops import Crops, augment
 
 
 def test_augmentation_keeps_grey_and_luma():
@@ -34,74 +34,74 @@ def test_no_augmentation_changes_nothing_but_the_side():
 
 
 def test_crops_depend_on_their_number_and_the_seed_alone(photographs):
-    pictures = list_pictures([photographs])
-    one, other = (Crops(pictures, side=48, seed=3) for _ in range(2))
+    images = list_images([photographs])
+    one, other = (Crops(images, Recipe(crop_size=48, seed=3)) for _ in range(2))
     last = [one[i] for i in (7, 0, 2**30)]
     assert all((a == b).all() for a, b in zip(last, [other[i] for i in (7, 0, 2**30)], strict=True))
     assert last[0].shape == (48, 48, 3)
     assert last[0].dtype == np.uint8
-    assert (last[0] != Crops(pictures, side=48, seed=4)[7]).any()
+    assert (last[0] != Crops(images, Recipe(crop_size=48, seed=4))[7]).any()
 
 
-def test_a_crop_is_a_piece_of_its_picture(photographs):
-    (cat,) = list_pictures([photographs / "cat.png"])
+def test_a_crop_is_a_piece_of_its_image(photographs):
+    (cat,) = list_images([photographs / "cat.png"])
     from skimage import data
 
     whole = data.cat()
-    plain = {"shrink": 1, "hue": 0, "saturation": 0}
-    crop = Crops([cat], side=64, **plain)[0]
+    crop = Crops([cat], Recipe(crop_size=64, max_downscale=1, hue=0, saturation=0))[0]
     views = np.lib.stride_tricks.sliding_window_view(whole, (64, 64, 3))[:, :, 0]
     corners = views[:, :, 0, 0].astype("i2")
     for piece in (crop, crop[:, ::-1]):
         likely = np.argwhere(np.abs(corners - piece[0, 0]).max(-1) <= 1)
         if any(np.abs(views[i, j].astype("i2") - piece).max() <= 1 for i, j in likely):
             return
-    raise AssertionError("the crop is nowhere in its picture")
+    raise AssertionError("the crop is nowhere in its image")
 
 
-def test_of_candidates_the_busiest_is_taken(tmp_path):
-    picture = np.zeros((64, 512, 3), "f4")
-    picture[:, 256:] = np.random.default_rng(0).uniform(-1, 1, (64, 256, 3))
-    write_image(tmp_path / "half.png", picture)
+def test_the_busiest_candidate_is_taken(tmp_path):
+    image = np.zeros((64, 512, 3), "f4")
+    image[:, 256:] = np.random.default_rng(0).uniform(-1, 1, (64, 256, 3))
+    write_image(tmp_path / "half.png", image)
     means = {}
     for candidates in (1, 8):
-        crops = Crops([tmp_path / "half.png"], side=32, shrink=1, candidates=candidates)
+        recipe = Recipe(crop_size=32, max_downscale=1, crop_candidates=candidates)
+        crops = Crops([tmp_path / "half.png"], recipe)
         means[candidates] = np.mean([crops[i].std() > 10 for i in range(24)])
     assert means[1] < 0.8
     assert means[8] == 1
 
 
-def test_pictures_kept_in_memory_are_bounded(photographs):
-    crops = Crops(list_pictures([photographs]), side=32, memory=1)
+def test_images_kept_in_memory_are_bounded(photographs):
+    crops = Crops(list_images([photographs]), Recipe(crop_size=32), memory=1)
     for i in range(8):
         crops[i]
-    assert len(crops._kept) == 1
+    assert len(crops._decoded) == 1
 
 
-def test_bad_pictures_are_reported_and_skipped(photographs, tmp_path):
+def test_bad_images_are_reported_and_skipped(photographs, tmp_path):
     (tmp_path / "broken.png").write_bytes((photographs / "cat.png").read_bytes()[:1000])
     (tmp_path / "text.jpg").write_text("no picture")
     write_image(tmp_path / "tiny.png", np.zeros((20, 90, 3), "f4"))
-    pictures = list_pictures([tmp_path, photographs / "cat.png"])
-    crops = Crops(pictures, side=48)
+    images, recipe = list_images([tmp_path, photographs / "cat.png"]), Recipe(crop_size=48)
+    crops = Crops(images, recipe)
     with pytest.warns(UserWarning, match="skipped") as record:
         list(map(crops.__getitem__, range(30)))
     said = sorted(str(warning.message) for warning in record)
     assert len(said) == 3
-    assert any("90x20 is too small, crops have 48 pixels" in line for line in said)
+    assert any("90x20 is too small, need at least 48 pixels" in line for line in said)
     with (
-        pytest.raises(PictureError, match="none of the 3 pictures can be used"),
+        pytest.raises(PictureError, match="none of the 3 images can be used"),
         pytest.warns(UserWarning, match="skipped"),
     ):
-        Crops(pictures[:3], side=48)[0]
+        Crops(images[:3], recipe)[0]
 
 
-def test_lists_of_pictures(photographs, tmp_path):
-    names = [path.name for path in list_pictures([photographs, photographs / "cat.png"])]
+def test_lists_of_images(photographs, tmp_path):
+    names = [path.name for path in list_images([photographs, photographs / "cat.png"])]
     assert names == ["astronaut.png", "cat.png", "coffee.png"]
-    assert len(list_pictures([f"{photographs}/c*.png"])) == 2
+    assert len(list_images([f"{photographs}/c*.png"])) == 2
     for source in (tmp_path, f"{tmp_path}/*.png"):
-        with pytest.raises(PictureError, match="no pictures in"):
-            list_pictures([source])
+        with pytest.raises(PictureError, match="no images in"):
+            list_images([source])
     with pytest.raises(PictureError, match="no such file or folder: '.*absent.png'"):
-        list_pictures([tmp_path / "absent.png"])
+        list_images([tmp_path / "absent.png"])

@@ -9,7 +9,8 @@ import pytest
 
 from taesd_jax.model.convolutions import convolve
 from taesd_jax.training import discriminator
-from taesd_jax.training.kernel_gradients import convolve_quickly
+from taesd_jax.training.discriminator import discriminator_loss
+from taesd_jax.training.kernel_gradients import conv_fast_kernel_grad
 
 # Float32 sums of a few thousand terms, in another order.
 ROUNDING = 2e-5
@@ -48,10 +49,13 @@ def test_discriminator_is_pytorchs():
     distance = sum(((m[3:] - m[:3]) ** 2).mean() for m in scores(both, latents)) / 6
     (gradient,) = torch.autograd.grad(distance, fake)
     want = fake - gradient / gradient.std(correction=0)
-    arguments = map(jnp.asarray, (real, image, latent))
-    got, apart = jax.jit(discriminator.corrected_target)(params, *arguments)
-    assert float(apart) == pytest.approx(distance.item(), rel=1e-3)
-    assert np.allclose(got, want.detach().permute(0, 2, 3, 1), atol=5e-3)  # in deviations
+    real, image, latent = map(jnp.asarray, (real, image, latent))
+    value, slope = jax.jit(jax.value_and_grad(discriminator.adversarial))(
+        image, real, discriminator=params, latent=latent
+    )
+    assert float(value) == pytest.approx(distance.item(), rel=1e-3)
+    target = image - slope * image.size / 2  # of a mean squared error
+    assert np.allclose(target, want.detach().permute(0, 2, 3, 1), atol=5e-3)  # in deviations
 
 
 def test_its_gradients_are_those_of_quick_convolutions():
@@ -60,10 +64,10 @@ def test_its_gradients_are_those_of_quick_convolutions():
     real, fake = (jnp.asarray(rng.uniform(-1, 1, (2, 16, 16, 3)), "f4") for _ in range(2))
     latent = jnp.asarray(rng.normal(size=(2, 2, 2, 4)), "f4")
     want, got = (
-        jax.jit(jax.grad(functools.partial(discriminator.discriminator_loss, convolve=way)))(
+        jax.jit(jax.grad(functools.partial(discriminator_loss, convolve=convolution)))(
             params, real, fake, latent, latent
         )
-        for way in (convolve, convolve_quickly)
+        for convolution in (convolve, conv_fast_kernel_grad)
     )
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         assert np.allclose(a, b, atol=ROUNDING)
@@ -80,8 +84,8 @@ def test_discriminator_learns_to_tell_fakes():
 
     @jax.jit
     def step(params, state):
-        find = jax.value_and_grad(discriminator.discriminator_loss)
-        loss, gradient = find(params, real, fake, latent, latent)
+        grad_fn = jax.value_and_grad(discriminator_loss)
+        loss, gradient = grad_fn(params, real, fake, latent, latent)
         with jax.numpy_dtype_promotion("standard"):
             updates, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, updates), state, loss
@@ -96,7 +100,9 @@ def test_discriminator_learns_to_tell_fakes():
 
 
 def test_replay_shows_older_fakes():
-    buffer = discriminator.new_buffer((6, 2, 2, 3), 1, 1)
+    buffer = discriminator.ReplayBuffer(
+        jnp.zeros((6, 2, 2, 3)), jnp.zeros((6, 1, 1, 1)), jnp.zeros((), jnp.int32)
+    )
     replay = jax.jit(discriminator.replay)
     seen = []
     for step in range(4):

@@ -1,4 +1,4 @@
-"""Features of the stages, what a result owes to them, and the gradients of kernels."""
+"""Features of the stages, the sensitivity of the output to them, and gradients of kernels."""
 
 import functools
 
@@ -12,11 +12,11 @@ from taesd_jax import decode, encode, init
 from taesd_jax.model.convolutions import convolve
 from taesd_jax.training.features import (
     feature_distance,
+    output_sensitivity,
     response_distance,
-    responses,
     stage_features,
 )
-from taesd_jax.training.kernel_gradients import convolve_quickly
+from taesd_jax.training.kernel_gradients import conv_fast_kernel_grad
 
 # Float32 sums of a few thousand terms, in another order.
 ROUNDING = 2e-5
@@ -26,21 +26,21 @@ TOLERANCE = {"float32": ROUNDING, "bfloat16": 1e-2}
 BY_CHANCE = 0.15
 
 
-@pytest.mark.parametrize("half", ["encoder", "decoder"])
-def test_stage_features_pass_through_the_model(half):
+@pytest.mark.parametrize("component", ["encoder", "decoder"])
+def test_stage_features_pass_through_the_model(component):
     config = TWO_STAGES.replace(
         decoder_block_out_channels=(8, 4), encoder_block_out_channels=(4, 8)
     )
     params = init(jax.random.key(0), config=config)
     rng = np.random.default_rng(0)
-    shape = (1, 16, 24, 3) if half == "encoder" else (1, 8, 12, 4)
+    shape = (1, 16, 24, 3) if component == "encoder" else (1, 8, 12, 4)
     x = jnp.asarray(rng.uniform(-1, 1, shape), "f4")
-    run = encode if half == "encoder" else decode
-    options = {"half": half, "config": config}
-    found, features = jax.jit(lambda p, x: stage_features(p, x, **options))(params[half], x)
+    run = encode if component == "encoder" else decode
+    options = {"component": component, "config": config}
+    found, features = jax.jit(lambda p, x: stage_features(p, x, **options))(params[component], x)
     want = jax.jit(lambda p, x: run(p, x, config=config))(params, x)
     assert np.allclose(found, want, atol=ROUNDING)
-    widths = getattr(config, f"{half}_block_out_channels")
+    widths = getattr(config, f"{component}_block_out_channels")
     assert tuple(feature.shape[-1] for feature in features) == widths
     assert feature_distance(features, features) == 0
 
@@ -48,7 +48,7 @@ def test_stage_features_pass_through_the_model(half):
         return stage_features(p, x, remat=remat, **options)[0].sum()
 
     gradient = jax.jit(jax.grad(total), static_argnums=1)
-    plain, again = (gradient(params[half], remat) for remat in (False, True))
+    plain, again = (gradient(params[component], remat) for remat in (False, True))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), plain, again)
 
 
@@ -59,7 +59,9 @@ def test_a_stem_belongs_to_the_first_stage():
         num_decoder_blocks=(1, 1, 1, 1),
     )
     params = init(jax.random.key(0), config=config)["encoder"]
-    _, features = stage_features(params, jnp.zeros((1, 32, 48, 3)), half="encoder", config=config)
+    _, features = stage_features(
+        params, jnp.zeros((1, 32, 48, 3)), component="encoder", config=config
+    )
     assert [feature.shape for feature in features] == [(1, 8, 12, 8), (1, 4, 6, 8)]
 
 
@@ -71,18 +73,18 @@ def test_features_of_other_widths_are_left_out():
     assert float(got) == pytest.approx(np.mean((a - b) ** 2) / np.var(b), rel=1e-5)
 
 
-@pytest.mark.parametrize("half", ["encoder", "decoder"])
-def test_responses_are_those_of_the_jacobian(half):
+@pytest.mark.parametrize("component", ["encoder", "decoder"])
+def test_output_sensitivity_is_that_of_the_jacobian(component):
     config = TWO_STAGES.replace(
         decoder_block_out_channels=(4, 3), encoder_block_out_channels=(3, 4), act_fn="silu"
     )
-    params = init(jax.random.key(0), config=config)[half]
-    shape = (1, 4, 4, 3) if half == "encoder" else (1, 2, 2, 4)
+    params = init(jax.random.key(0), config=config)[component]
+    shape = (1, 4, 4, 3) if component == "encoder" else (1, 2, 2, 4)
     x = jax.random.uniform(jax.random.key(1), shape, minval=-1.0)
-    run = functools.partial(stage_features, params, x, half=half, config=config)
+    run = functools.partial(stage_features, params, x, component=component, config=config)
     still = [jnp.zeros(feature.shape) for feature in jax.eval_shape(run)[1]]
-    slopes = jax.jit(jax.jacrev(lambda nudges: run(nudges=nudges)[0]))(still)
-    measure = jax.jit(functools.partial(responses, half=half, config=config))
+    slopes = jax.jit(jax.jacrev(lambda added: run(perturbations=added)[0]))(still)
+    measure = jax.jit(functools.partial(output_sensitivity, component=component, config=config))
     found = measure(params, jnp.repeat(x, 4096, 0), jax.random.key(2))
     for matrix, slope, feature in zip(found, slopes, still, strict=True):
         slope = np.asarray(slope).reshape(-1, slope.shape[-1])  # of each result by each place
@@ -113,12 +115,12 @@ def test_the_distance_of_responses_by_numpy():
         ((2, 5, 5, 5), (5, 5), 1, ((2, 2), (0, 0)), "float32"),
     ],
 )
-def test_quick_gradients_are_jaxs_own(shape, size, stride, padding, dtype):
+def test_fast_kernel_gradients_are_jaxs_own(shape, size, stride, padding, dtype):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=shape), dtype)
     kernel = jnp.asarray(rng.normal(size=(*size, shape[-1], 6)), dtype)
     want, plain = jax.vjp(lambda x, k: convolve(x, k, stride, padding), x, kernel)
-    got, quick = jax.vjp(lambda x, k: convolve_quickly(x, k, stride, padding), x, kernel)
+    got, quick = jax.vjp(lambda x, k: conv_fast_kernel_grad(x, k, stride, padding), x, kernel)
     assert np.array_equal(got, want)
     g = jnp.asarray(rng.normal(size=want.shape), want.dtype)
     for a, b in zip(jax.jit(quick)(g), jax.jit(plain)(g), strict=True):
@@ -127,11 +129,13 @@ def test_quick_gradients_are_jaxs_own(shape, size, stride, padding, dtype):
         assert np.abs(a - b).max() < TOLERANCE[dtype] * np.abs(b).max()
 
 
-def test_only_training_has_quick_gradients():
+def test_only_training_has_fast_kernel_gradients():
     params = init(jax.random.key(0), config=TWO_STAGES)
     x = jnp.zeros((1, 2, 2, 4))
     run = functools.partial(decode, params, config=TWO_STAGES)
     _, slope = jax.jit(lambda x: jax.jvp(run, (x,), (x + 1,)))(x)
     assert np.isfinite(slope).all()
     with pytest.raises(TypeError, match="forward-mode"):
-        jax.jvp(lambda x: convolve_quickly(x, jnp.ones((1, 1, 4, 4)), 1, ((0, 0),) * 2), (x,), (x,))
+        jax.jvp(
+            lambda x: conv_fast_kernel_grad(x, jnp.ones((1, 1, 4, 4)), 1, ((0, 0),) * 2), (x,), (x,)
+        )

@@ -4,11 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from trainings import TWO_STAGES, model
 
 from taesd_jax import metrics
 from taesd_jax.training import losses
-from taesd_jax.training.features import stage_features
+from taesd_jax.training.registry import LOSSES
 
 # Float32 sums of a few thousand terms, in another order.
 ROUNDING = 2e-5
@@ -21,13 +20,24 @@ def pair():
     return np.clip(target + 0.3 * rng.normal(size=target.shape), -1, 1).astype("f4"), target
 
 
-@pytest.mark.parametrize("name", list(losses.LOSSES))
+PLAIN = [name for name, row in LOSSES.items() if row.compares != "features" and not row.extras]
+
+
+@pytest.mark.parametrize("name", PLAIN)
 def test_equal_images_have_no_loss_and_gradients_are_finite(name, pair):
     image, target = map(jnp.asarray, pair)
-    assert losses.LOSSES[name](image, image) == pytest.approx(0, abs=1e-6)
-    assert losses.LOSSES[name](image, target) > 0
+    loss = LOSSES[name].function
+    assert loss(image, image) == pytest.approx(0, abs=1e-6)
+    assert loss(image, target) > 0
+    gradient = jax.jit(jax.grad(loss))
     for x in (image, target, jnp.zeros_like(target)):
-        assert np.isfinite(jax.grad(losses.LOSSES[name])(x, target)).all()
+        assert np.isfinite(gradient(x, target)).all()
+
+
+@pytest.mark.parametrize("name", [name for name in PLAIN if LOSSES[name].min_size > 1])
+def test_losses_take_the_smallest_crops_that_they_name(name):
+    size, loss = LOSSES[name].min_size, LOSSES[name].function
+    assert loss(*jnp.zeros((2, 1, size, size, 3))) == pytest.approx(0, abs=1e-6)
 
 
 def test_ssim_is_scikit_images(pair):
@@ -104,7 +114,6 @@ def test_a_grid_of_pixels_hides_no_blur(pair):
 def test_pixel_losses_by_numpy(pair):
     image, target = pair
     assert losses.mse(image, target) == pytest.approx(((image - target) ** 2).mean(), rel=1e-5)
-    assert losses.mae(image, target) == pytest.approx(np.abs(image - target).mean(), rel=1e-5)
     small = [x.reshape(2, 4, 8, 5, 8, 3).mean((2, 4)) for x in pair]
     want = ((small[0] - small[1]) ** 2).mean()
     assert losses.mse_eighth(image, target) == pytest.approx(want, rel=1e-4)
@@ -112,12 +121,9 @@ def test_pixel_losses_by_numpy(pair):
     assert losses.amplitude(image, target) == pytest.approx(want.mean(), rel=1e-4)
 
 
-def test_detail_and_texture_by_scipy(pair):
-    from scipy.ndimage import correlate, gaussian_filter
+def test_texture_by_scipy(pair):
+    from scipy.ndimage import gaussian_filter
 
-    kernel = np.array([[0, -1, 0], [-1, 4, -1], [0, -1, 0]], "f4")[None, :, :, None]
-    a, b = (correlate(x, kernel)[:, 1:-1, 1:-1] for x in pair)
-    assert losses.detail(*pair) == pytest.approx(np.abs(a - b).mean(), rel=1e-4)
     # Three standard deviations' radius is cut to 3 pixels: 7 in all.
     energies = (gaussian_filter(bands(x) ** 2, 1.5, axes=(2, 3), radius=3) for x in pair)
     a, b = (np.sqrt(x[:, :, 3:-3, 3:-3] + 1e-6) for x in energies)
@@ -134,93 +140,6 @@ def test_sharpen_by_scipy(pair):
     got = losses.sharpen(jnp.asarray(image), 0.7)
     np.testing.assert_allclose(got, expected, atol=1e-6)
     assert np.abs(losses.sharpen(jnp.asarray(pair[0]), 5.0)).max() == 1
-
-
-def test_patches_are_compared_wherever_they_lie():
-    rng, key = np.random.default_rng(0), jax.random.key(0)
-    one, other = (jnp.asarray(rng.normal(size=(1, 64, 64, 3)), "f4") for _ in range(2))
-    assert losses.patches(one, one, key) == 0
-    y, x = np.indices((64, 64))
-    weave = one.std() * jnp.asarray((-1.0) ** (x // 2 + y // 2), "f4")[None, :, :, None]
-    apart = {
-        "moved": losses.patches(jnp.roll(one, (5, 3), (1, 2)), one, key),
-        "other": losses.patches(other, one, key),
-        "weave": losses.patches(weave, one, key),
-        "blur": losses.patches(0.5 * one, one, key),
-    }
-    assert apart["moved"] < 0.05 * losses.mse(jnp.roll(one, (5, 3), (1, 2)), one)
-    # Few patches of the same kind differ by chance.
-    assert max(apart["moved"], apart["other"]) < 0.2 * min(apart["weave"], apart["blur"])
-    assert losses.patches(other, one, jax.random.key(1)) != apart["other"]
-    for image in (other, one, jnp.zeros_like(one)):
-        assert np.isfinite(jax.grad(losses.patches)(image, one, key)).all()
-
-
-def test_patches_are_compared_within_windows():
-    rng, key = np.random.default_rng(0), jax.random.key(0)
-    left = np.where(np.arange(320) < 160, 1, 3)[:, None]
-    one, other = (rng.normal(size=(2, 64, 320, 3)) * left for _ in range(2))
-    one, other = (jnp.asarray(x, "f4") for x in (one, other))
-    apart, swapped = losses.patches(other, one, key), losses.patches(other[:, :, ::-1], one, key)
-    assert apart < 0.1 * swapped
-
-
-def test_encoded_patches_are_compared_wherever_they_lie():
-    rng, key = np.random.default_rng(0), jax.random.key(0)
-    encoder = model().params["encoder"]
-
-    def apart(image, target):
-        options = {"half": "encoder", "config": TWO_STAGES}
-        seen = [stage_features(encoder, x, **options)[1] for x in (image, target)]
-        return losses.encoded_patches(*seen, key)
-
-    one, other = (jnp.asarray(rng.normal(size=(1, 64, 64, 3)) / 3, "f4") for _ in range(2))
-    assert apart(one, one) == 0
-    alike = max(float(apart(x, one)) for x in (other, jnp.roll(one, (5, 3), (1, 2))))
-    assert alike < 0.3 * apart(0.5 * one, one)
-    # Strokes are as strong as the noise that they are made of.
-    assert alike < 0.5 * apart(jnp.repeat(one[:, ::8], 8, axis=1), one)
-    for image in (other, jnp.zeros_like(one)):
-        assert np.isfinite(jax.grad(apart)(image, one)).all()
-
-
-def test_encoded_patches_are_of_the_first_two_stages():
-    key, (one, other) = jax.random.key(0), (stages(np.random.default_rng(i)) for i in range(2))
-    whole = losses.encoded_patches(other, one, key)
-    first = losses.encoded_patches([other[0], *one[1:]], one, key)
-    second = losses.encoded_patches([one[0], other[1], one[2]], one, key)
-    assert 0 < second < first
-    assert float(whole) == pytest.approx(float(first + second), rel=1e-5)
-    assert losses.encoded_patches([*one[:2], other[2]], one, key) == 0
-    assert losses.encoded_patches(other[:1], one[:1], key) == first  # an encoder of one stage
-
-
-def test_encoded_patches_are_in_units_of_the_targets_spread():
-    key, (one, other) = jax.random.key(0), (stages(np.random.default_rng(i)) for i in range(2))
-    whole = float(losses.encoded_patches(other, one, key))
-    stronger = losses.encoded_patches([8 * x for x in other], [8 * x for x in one], key)
-    assert float(stronger) == pytest.approx(whole, rel=1e-3)
-    # A channel that the target leaves at rest weighs no more than another one.
-    resting = [x.at[..., 0].set(0) for x in one]
-    moved = [x.at[..., 0].multiply(0.1) for x in other]
-    assert losses.encoded_patches(moved, resting, key) < 2 * whole
-    # Nor does a target without any texture.
-    assert losses.encoded_patches([1 + 0.1 * x for x in other], [x * 0 + 1 for x in one], key) < 2
-
-
-def test_encoded_patches_are_compared_within_windows():
-    key, left = jax.random.key(0), jnp.where(jnp.arange(320) < 160, 1.0, 3.0)[None, None, :, None]
-    one, other = (
-        [x * left[:, :, :: 320 // x.shape[2]] for x in stages(np.random.default_rng(i), 64, 320)]
-        for i in range(2)
-    )
-    swapped = losses.encoded_patches([x[:, :, ::-1] for x in other], one, key)
-    assert losses.encoded_patches(other, one, key) < 0.2 * swapped
-
-
-def stages(rng, height=64, width=64):
-    sizes = ((height // f, width // f) for f in (1, 2, 4))
-    return [jnp.asarray(rng.normal(size=(1, *size, 8)), "f4") for size in sizes]
 
 
 def test_blur_has_jaxs_own_gradient(pair):
@@ -242,28 +161,9 @@ def test_blur_has_jaxs_own_gradient(pair):
     assert np.allclose(gradient, want, atol=ROUNDING)
 
 
-def test_a_step_along_the_patches_gradient_lowers_them():
-    rng, key = np.random.default_rng(0), jax.random.key(0)
-    image, target = (jnp.asarray(scale * rng.normal(size=(1, 32, 32, 3)), "f4") for scale in (1, 2))
-    value, gradient = jax.value_and_grad(losses.patches)(image, target, key)
-    slope = jnp.sum(gradient**2)
-    lower = losses.patches(image - 0.1 * value / slope * gradient, target, key)
-    assert float(lower) == pytest.approx(0.9 * float(value), rel=0.02)  # quadratic in the step
-
-
-def test_losses_say_which_sides_they_need():
+def test_metrics_say_which_sides_they_need():
     x = jnp.zeros((1, 10, 16, 3))
     with pytest.raises(ValueError, match=r"ssim needs sides of 11 at least, got shape"):
         metrics.ssim(x, x)
     with pytest.raises(ValueError, match=r"gmsd needs sides of 6 at least"):
         metrics.gmsd(x[:, :5], x[:, :5])
-    with pytest.raises(ValueError, match=r"sides that 8 divides, got shape \(1, 10, 16, 3\)"):
-        losses.mse_eighth(x, x)
-    with pytest.raises(ValueError, match="texture needs sides of 9 at least"):
-        losses.texture(x[:, :8], x[:, :8])
-    with pytest.raises(ValueError, match="patches needs sides of 24 at least"):
-        losses.patches(x, x, jax.random.key(0))
-    with pytest.raises(ValueError, match="features of 24 places a side at least, got"):
-        losses.encoded_patches([x], [x], jax.random.key(0))
-    with pytest.raises(ValueError, match="detail needs sides of 3 at least"):
-        losses.detail(x[:, :2], x[:, :2])

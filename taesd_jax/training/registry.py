@@ -1,0 +1,86 @@
+"""The losses that a recipe can name, one row each.
+
+The step, the recipe's checks, the command's help and the README's table all come from this table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+
+from ..model.layers import COMPONENTS, Component
+from . import losses
+from .discriminator import adversarial
+from .features import feature_distance, response_distance
+
+# Each of the student and of its target. "output": what the component computes, a decoder's images
+# or an encoder's latents. "images": an encoder's come from the decoder that it starts with.
+# "features": of the component's own stages. "encoder_features": of the images, by the teacher.
+Compared = Literal["output", "images", "features", "encoder_features"]
+Extra = Literal["key", "sensitivity", "discriminator", "latent"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """A row of the table.
+
+    Attributes:
+        compares: What `function` takes of the student and of its target.
+        function: Returns the loss.
+        weight: One that suits a sum with `mse=1`, from the card of `small`.
+        summary: What it measures.
+        extras: What else `function` takes, by name.
+        min_size: Smallest crop, in pixels.
+        multiple: What the size of a crop must be a multiple of.
+        components: Those that it can train.
+    """
+
+    compares: Compared
+    function: Callable[..., jax.Array]
+    weight: float
+    summary: str
+    extras: tuple[Extra, ...] = ()
+    min_size: int = 1
+    multiple: int = 1
+    components: tuple[Component, ...] = COMPONENTS
+
+
+LOSSES = {
+    "mse": Loss("output", losses.mse, 1.0, "squared error of images or, of an encoder, latents"),
+    "amplitude": Loss("output", losses.amplitude, 0.2, "amplitudes of their frequencies"),
+    "mse_eighth": Loss(
+        "images", losses.mse_eighth, 3.0, "squared error at 1/8 of the size: colours", multiple=8
+    ),
+    "dssim": Loss("images", losses.dssim, 0.05, "structure: 1 - SSIM", min_size=11),
+    "texture": Loss("images", losses.texture, 10.0, "local strength of texture", min_size=9),
+    "patches": Loss(
+        "images", losses.patches, 40.0, "local distribution of patches", ("key",), min_size=24
+    ),
+    "encoded_patches": Loss(
+        "encoder_features",
+        losses.encoded_patches,
+        1.6,
+        "the same, seen by the teacher's encoder, which tells strokes from grit",
+        ("key",),
+        min_size=24,
+    ),
+    "features": Loss("features", feature_distance, 0.1, "squared error of the teacher's features"),
+    "response": Loss(
+        "features",
+        response_distance,
+        0.1,
+        "the same, weighted by the sensitivity of the teacher's output",
+        ("sensitivity",),
+    ),
+    "adversarial": Loss(
+        "output",
+        adversarial,
+        1.5,
+        "scores of a patch discriminator that is trained along",
+        ("discriminator", "latent"),
+        components=("decoder",),
+    ),
+}

@@ -1,0 +1,46 @@
+"""The table of losses, and the texts that come from it or name its entries."""
+
+import argparse
+import re
+from pathlib import Path
+
+from taesd_jax.cli.train import add_arguments
+from taesd_jax.training import Recipe
+from taesd_jax.training.registry import LOSSES
+
+ROOT = Path(__file__).parents[2]
+CARD = (ROOT / "taesd_jax" / "bundled" / "small.md").read_text()
+
+
+def parser():
+    made = argparse.ArgumentParser()
+    add_arguments(made, "a model")
+    return made
+
+
+def test_the_readme_lists_the_losses():
+    rows = [f"| `{name}` | {row.weight:g} | {row.summary} |" for name, row in LOSSES.items()]
+    assert (
+        "|------|----------------|------------------|\n" + "\n".join(rows) + "\n\n"
+        in (ROOT / "README.md").read_text()
+    )
+
+
+def test_the_help_lists_the_losses():
+    text = " ".join(parser().format_help().split())
+    for name, row in LOSSES.items():
+        assert f"{name} ({row.weight:g}): {row.summary}" in text
+
+
+def test_every_loss_makes_a_recipe():
+    for name, row in LOSSES.items():
+        for component in row.components:
+            Recipe(component=component, losses={name: row.weight})
+
+
+def test_the_card_names_losses_and_options_that_exist():
+    assert set(re.findall(r"\b([a-z_]+)=[\d.]+", CARD)) == {*LOSSES, "detail"}  # gone, as it says
+    flags = {flag for action in parser()._actions for flag in action.option_strings}
+    old = re.search(r"in 0\.1, .*? they were (.*?)\.\s", CARD, re.DOTALL).group(1)
+    named = set(re.findall(r"--[a-z][a-z-]*", CARD.replace(old, "")))
+    assert named - flags == {"--pictures"}  # of compare
