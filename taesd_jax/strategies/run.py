@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -186,8 +185,10 @@ def run(
 
 
 def _is_on_cpu(x: Any, params: Any) -> bool:
-    """Return whether arrays lie in host memory, for all of this call to happen there."""
-    return device_of(x, params).platform == "cpu" and not is_sharded(x) and not is_traced(x, params)
+    """Return whether all of this call happens on one CPU, outside of anybody's program."""
+    if is_traced(x, params) or is_sharded(x):
+        return False
+    return device_of(x, params).platform == "cpu"
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
@@ -203,19 +204,13 @@ def _run(
         def run_batch(x: jax.Array) -> jax.Array:
             return _run_batch(params, x, computation, strategy)
 
-        return _map_batches(run_batch, x, batch_size)
+        if batch_size is None:
+            return run_batch(x)
+        return lax.map(lambda image: run_batch(image[None])[0], x, batch_size=batch_size)
 
     if sharding is not None:
         return by_device(run_batches, sharding)(params, x)
     return with_auto_axes(run_batches, x)(params, x)
-
-
-def _map_batches(
-    run_batch: Callable[[jax.Array], jax.Array], x: jax.Array, batch_size: int | None
-) -> jax.Array:
-    if batch_size is None:
-        return run_batch(x)
-    return lax.map(lambda image: run_batch(image[None])[0], x, batch_size=batch_size)
 
 
 def _run_batch(

@@ -147,11 +147,13 @@ def test_taesd_and_taesdxl_share_one_program():
     params, _ = random_model(VARIANTS["taesd"])
     z = jnp.asarray(latent(VARIANTS["taesd"], (1, 1)))
     taesd_jax.decode(params, z, config=VARIANTS["taesd"])
-    from taesd_jax.model import functional
-
-    compiled = functional._apply._cache_size()
-    taesd_jax.decode(params, z, config=VARIANTS["taesdxl"])
-    assert functional._apply._cache_size() == compiled
+    with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:
+        compiled = []
+        patch.setattr("logging.Logger.handle", lambda self, record: compiled.append(record))
+        taesd_jax.decode(params, z, config=VARIANTS["taesdxl"])
+        assert not compiled
+        taesd_jax.decode(params, z, config=VARIANTS["taesd"], batch_size=1)
+        assert compiled
 
 
 def test_init_draws_every_half_in_the_dtype_asked_for():

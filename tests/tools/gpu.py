@@ -25,7 +25,7 @@ from jax import lax
 from taesd_jax import VARIANTS, Full, decode, encode
 from taesd_jax.cli.counts import count_full, describe_machine, measure_limits
 from taesd_jax.cli.measurement import measure
-from taesd_jax.cli.runners import OURS, Case, random_params
+from taesd_jax.cli.runners import Case, default_names, random_params
 from taesd_jax.kernels import count_multiprocessors, hopper
 
 SHAPES = [(1, 32, 32), (3, 34, 72), (1, 2, 256), (2, 64, 320), (1, 130, 1024), (8, 128, 128)]
@@ -207,7 +207,7 @@ def time_table(report, peers, rounds):
     report.add("limits", "bfloat16", limits._asdict())
     for component, batch in itertools.product(("decoder", "encoder"), (8, 1)):
         case = Case(VARIANTS["taesd"], component, 512, batch, "bfloat16", 16)
-        rows = measure([OURS, *peers], case, rounds=rounds, make_peer=make_peer)
+        rows = measure([*default_names(case), *peers], case, rounds=rounds, make_peer=make_peer)
         name = f"{component} {batch} x 512"
         counts = count_full(case)
         report.add("time", f"{name}, limit", f"{1e3 * limits.seconds(counts):.3f} ms")
@@ -232,9 +232,9 @@ def main():
         sys.exit("this needs an H100 or H200")
     try:
         check_kernels(report, count)
+        time_table(report, args.peers, args.rounds)
         check_transforms(report)
         check_models(report, args.models)
-        time_table(report, args.peers, args.rounds)
     finally:
         if args.json:
             args.json.write_text(json.dumps(report.figures, indent=2, default=str))

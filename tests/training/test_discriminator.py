@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taesd_jax.model.convolutions import convolve
+from taesd_jax.kernels import convolve
 from taesd_jax.training import discriminator
 from taesd_jax.training.discriminator import discriminator_loss
 from taesd_jax.training.kernel_gradients import conv_fast_kernel_grad

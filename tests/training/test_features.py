@@ -9,7 +9,7 @@ import pytest
 from trainings import TWO_STAGES
 
 from taesd_jax import decode, encode, init
-from taesd_jax.model.convolutions import convolve
+from taesd_jax.kernels import convolve
 from taesd_jax.training.features import (
     feature_distance,
     output_sensitivity,
