@@ -182,7 +182,7 @@ def test_patterns_leave_out_our_own_results(capsys, picture):
 
 
 def test_errors_of_any_kind_stay_one_line(capsys, folder, monkeypatch):
-    from taesd_jax.commands import options
+    from taesd_jax.cli import options
 
     def fail(source):
         raise MemoryError("too\nmuch")

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -246,7 +247,34 @@ def test_names_cannot_write_to_a_terminal(working_folder, capsys):
 def test_every_published_model_says_whether_it_is_pinned():
     from taesd_jax.weights.pins import PINS
 
-    assert {name.split("/")[1] for name in PINS} == set(VARIANTS)
+    assert PINS.keys() == {f"madebyollin/{name}" for name in VARIANTS}
+    for pin in filter(None, PINS.values()):
+        assert re.fullmatch("[0-9a-f]{40}", pin.revision)
+        assert pin.digests
+        assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in pin.digests.values())
+
+
+def test_a_variants_name_asks_for_its_pin(monkeypatch):
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    from taesd_jax.weights import pins, sources
+
+    asked = []
+
+    def download(repo, file, *, revision, **_):
+        asked.append((repo, revision))
+        raise huggingface_hub.errors.LocalEntryNotFoundError("not here")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    pinned = {repo: pins.Pin(f"{i:040}", {}) for i, repo in enumerate(pins.PINS)}
+    monkeypatch.setattr(sources, "PINS", pinned)
+    for repo, pin in pinned.items():
+        asked.clear()
+        with pytest.raises(CheckpointError):
+            taesd_jax.load(repo.split("/")[1])
+        assert set(asked) == {(repo, pin.revision)}
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("atheris"), reason="atheris is not installed")
