@@ -131,7 +131,7 @@ def test_config_files_that_are_no_configs(text, folder):
 
 def test_a_config_is_bounded(folder):
     (folder[0] / "config.json").write_text(" " * MAX_JSON + "{}")
-    with pytest.raises(CheckpointError, match=f"expected at most {MAX_JSON} bytes"):
+    with pytest.raises(CheckpointError, match=f"at most {MAX_JSON} bytes"):
         taesd_jax.load(folder[0])
 
 
@@ -139,7 +139,7 @@ def test_a_header_is_bounded(theirs, tmp_path):
     path = tmp_path / "x.safetensors"
     size = MAX_HEADER + 1
     path.write_bytes(size.to_bytes(8, "little") + b"{}" + b" " * (size - 2))
-    with pytest.raises(CheckpointError, match=f"a header of at most {MAX_HEADER} bytes, got"):
+    with pytest.raises(CheckpointError, match=f"at most {MAX_HEADER} bytes"):
         taesd_jax.load(path)
 
 
@@ -150,7 +150,7 @@ def test_the_digest_is_of_tensors_names_and_config(ours, tmp_path):
     end = raw.index(b",", place)
     changed = raw[place:end].replace(b"false", b"true ")
     path.write_bytes(raw[:place] + changed + raw[end:])
-    with pytest.raises(CheckpointError, match=f"its {DIGEST} differs"):
+    with pytest.raises(CheckpointError, match=f"x.safetensors.*{DIGEST}"):
         taesd_jax.load(path)
 
 
@@ -167,7 +167,7 @@ def test_heads_have_a_digest_too(tmp_path):
     assert DIGEST.encode() in raw
     raw[-5] ^= 1
     path.write_bytes(raw)
-    with pytest.raises(CheckpointError, match=f"its {DIGEST} differs"):
+    with pytest.raises(CheckpointError, match=f"heads.safetensors.*{DIGEST}"):
         taesd_jax.add_heads({}, path)
 
 
@@ -227,7 +227,7 @@ before = peak()
 try:
     taesd_jax.load(sys.argv[1])
 except taesd_jax.CheckpointError as error:
-    assert "fit no model of this family" in str(error), error
+    assert "0.weight" in str(error), error
     print((peak() - before) * 1024)
 """
     command = [sys.executable, "-c", script, str(path)]
