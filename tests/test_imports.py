@@ -138,6 +138,7 @@ def test_convert_imports_the_library_by_name():
     assert library > 10
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("statement", ["import taesd_jax", "import taesd_jax.cli"])
 def test_importing_is_quiet_and_starts_no_backend(statement):
     code = f"""

@@ -207,7 +207,7 @@ def test_errors_are_one_line(capsys, picture):
         (r"'x\*\.png'", ["roundtrip", "x*.png", "--model", "m.safetensors"]),
         (r"x\.png", ["roundtrip", "x.png", "--model", "m.safetensors"]),
         (r"x\.npy", ["decode", "x.npy", "--model", "m.safetensors"]),
-        (r"cat\.jpg.*\.npy, \.npz, \.safetensors, \.png|\.npy, \.npz, \.safetensors, \.png.*jpg", ["decode", "cat.jpg", "--model", "m.safetensors"]),
+        (r"\.npy, \.npz, \.safetensors, \.png", ["decode", "cat.jpg", "--model", "m.safetensors"]),
         (r"\.zip", ["roundtrip", "cat.png", "-o", "x.zip", "--model", "m.safetensors"]),
     ):  # fmt: skip
         assert refuse(capsys, message, *args).count("\n") == 1
@@ -283,6 +283,7 @@ def test_convert_between_layouts(capsys, folder):
            "--variant", "taesd3")  # fmt: skip
 
 
+@pytest.mark.process
 def test_it_runs_as_a_module_and_a_script(folder, photos):
     write_image("cat.png", photos["cat"][:16, :16])
     args = ["roundtrip", "cat.png", "--model", "m.safetensors"]

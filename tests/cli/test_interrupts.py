@@ -16,6 +16,8 @@ import taesd_jax
 from taesd_jax import cli
 from taesd_jax.io.images import write_image
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def work(working_folder):

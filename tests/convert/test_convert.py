@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from models import (
     CONFIGS,
+    SHORT,
     SMALL,
     image,
     latent,
@@ -28,6 +29,8 @@ from taesd_jax.cli import main
 
 torch = pytest.importorskip("torch")
 convert = pytest.importorskip("taesd_jax.convert")
+
+pytestmark = pytest.mark.oracle
 
 ROOT = Path(__file__).parents[2]
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": jax.numpy.bfloat16}
@@ -150,6 +153,7 @@ class TestBrokenPickles:
             self.refuse(path, message)
 
 
+@pytest.mark.process
 def test_without_torch_the_command_says_what_to_install(tmp_path):
     (tmp_path / "x.pth").write_bytes(b"x")
     code = (
@@ -193,12 +197,12 @@ def test_pth_has_no_room_for_a_config(tmp_path):
 
 @pytest.mark.parametrize("act_fn", ["silu", "gelu", "mish"])
 def test_the_parity_report_holds_for_other_activations(act_fn):
-    short = {"num_encoder_blocks": (1, 1, 1, 1), "num_decoder_blocks": (1, 1, 1, 1)}
-    params, config = random_model(SMALL.replace(act_fn=act_fn, **short))
+    params, config = random_model(SHORT.replace(act_fn=act_fn))
     report = convert.parity_report({"decoder": params["decoder"]}, config)
     assert report.ok, report.table()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["taesd", "taef2", "taesana"])
 def test_the_parity_report_holds_its_bounds(name):
     params, config = random_model(VARIANTS[name])
@@ -247,6 +251,8 @@ def test_verify_writes_json_and_sets_the_status(working_folder, capsys, photos):
     assert report["rows"][0]["shape"] == [1, 40, 48, 8]
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_it_runs_from_a_checkout(tmp_path):
     params, config = random_model(SMALL)
     taesd_jax.save(tmp_path / "m.safetensors", params, config, layout="flax")

@@ -21,6 +21,7 @@ class Trap:
         return os.mkdir, (str(self.path),)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("name", ["x.pth", "x.bin", "x_decoder.pth"])
 def test_pickles_run_nothing(name, working_folder, capsys):
     torch = pytest.importorskip("torch")
@@ -40,6 +41,7 @@ def cli_load(source):
     return load_checkpoint(source)
 
 
+@pytest.mark.process
 def test_pickles_run_nothing_without_torch(working_folder):
     import pickle
 
@@ -70,12 +72,14 @@ def load_pth(path):
     return pytest.importorskip("taesd_jax.convert").load_pth(path)
 
 
+@pytest.mark.oracle
 def test_views_that_repeat_their_storage_are_refused(working_folder):
     write_pth("x.pth", lambda t: t.new_ones(1).expand(t.shape))
     with pytest.raises(CheckpointError, match=r"1\.weight.*larger"):
         load_pth("x.pth")
 
 
+@pytest.mark.oracle
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_lazy_and_nested_tensors_are_refused(working_folder):
     torch = pytest.importorskip("torch")
@@ -87,6 +91,7 @@ def test_lazy_and_nested_tensors_are_refused(working_folder):
         load_pth("x.pth")
 
 
+@pytest.mark.oracle
 def test_compressed_and_overlapping_parts_are_refused(working_folder):
     write_pth("x.pth")
     with (
@@ -108,6 +113,7 @@ def test_compressed_and_overlapping_parts_are_refused(working_folder):
             load_pth(name)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("name", ["", "a" * 300, "~nobody-of-that-name/x", "x\0"])
 def test_names_that_no_file_can_have(name, working_folder):
     convert = pytest.importorskip("taesd_jax.convert")

@@ -17,6 +17,7 @@ from taesd_jax.io.latents import write_latent
 TOOL = Path(__file__).parents[1] / "tools" / "kill.py"
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="it forks")
 def test_kills_leave_the_old_or_the_new_file():
     command = [

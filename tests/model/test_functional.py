@@ -5,15 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from load import compilations
-from models import SMALL, image, latent, random_model
+from models import ROUNDING, SMALL, image, latent, random_model
 
 import taesd_jax
 from taesd_jax import VARIANTS
 
 POOLED = SMALL.replace(pool_channels=16)
-# A processor's kernels may sum the last image of a batch in another order than that image alone:
-# 6e-7 was seen in latents of up to 4, and decoded images are of up to 10. As in test_sharding.
-ROUNDING = 2e-5
 DTYPES = ("float32", "bfloat16", "float16")
 
 

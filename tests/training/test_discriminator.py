@@ -15,6 +15,7 @@ from taesd_jax.training.kernel_gradients import convolve_quickly
 ROUNDING = 2e-5
 
 
+@pytest.mark.oracle
 def test_discriminator_is_pytorchs():
     torch = pytest.importorskip("torch")
     params = discriminator.init_discriminator(jax.random.key(0), latent_channels=4, width=8)

@@ -30,6 +30,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_killed_at_any_moment_it_goes_on_with_the_same_bits(photographs, teacher, tmp_path):
     seed = time.time_ns()  # other moments each time
     print(f"the moments' seed is {seed}")
@@ -79,7 +81,7 @@ def test_killed_at_any_moment_it_goes_on_with_the_same_bits(photographs, teacher
     assert sheets[0] == sheets[1]
 
 
-@pytest.mark.parametrize("loss", ["mse", "response"])
+@pytest.mark.parametrize("loss", ["mse", pytest.param("response", marks=pytest.mark.slow)])
 def test_a_training_stopped_by_an_error_goes_on(loss, photographs, teacher, tmp_path):
     recipe = {"losses": {loss: 1.0}}
     want = run(photographs, teacher, tmp_path / "whole", measure_every=2, recipe=recipe)

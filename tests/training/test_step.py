@@ -94,6 +94,7 @@ def test_frozen_stages_keep_their_params(half):
         make_step(TWO_STAGES, far, model(1))
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("beta2", [0.9, 0.999])
 def test_amsgrad_is_pytorchs(beta2):
     torch = pytest.importorskip("torch")
@@ -201,8 +202,8 @@ def test_sharpening_is_of_the_target():
     "weights",
     [
         {"mse": 1.0, "response": 0.1},
-        {"mse": 1.0, "adversarial": 0.1},
-        {"mse": 1.0, "patches": 1.0, "encoded_patches": 0.1},
+        pytest.param({"mse": 1.0, "adversarial": 0.1}, marks=pytest.mark.slow),
+        pytest.param({"mse": 1.0, "patches": 1.0, "encoded_patches": 0.1}, marks=pytest.mark.slow),
     ],
 )
 def test_eight_devices_equal_one(weights):
@@ -235,6 +236,7 @@ def test_images_of_an_encoder_are_those_of_its_own_decoder():
     assert float(parts["mse_eighth"]) == pytest.approx(want, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_discriminator_sees_what_is_aimed_at():
     teacher, images, apart = model(1), batch(), {}
     latent = teacher.encode(images["image"]).latents

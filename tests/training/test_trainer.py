@@ -50,6 +50,7 @@ def test_the_command_writes_model_log_and_samples(photographs, teacher, tmp_path
     ]  # not the held-out one
 
 
+@pytest.mark.slow
 def test_both_halves_share_a_folder_and_convert_to_diffusers(photographs, teacher, tmp_path):
     for half in ("encoder", "decoder"):
         run(photographs, teacher, tmp_path / "run", recipe={"half": half})
@@ -58,6 +59,7 @@ def test_both_halves_share_a_folder_and_convert_to_diffusers(photographs, teache
     same(load(tmp_path / "out").params, load(tmp_path / "run" / "model").params)
 
 
+@pytest.mark.slow
 def test_an_encoders_images_are_made_by_the_decoder_it_starts_with(
     photographs, teacher, tmp_path, capsys
 ):
@@ -77,6 +79,7 @@ def test_an_encoders_images_are_made_by_the_decoder_it_starts_with(
     assert "need a student that has a decoder, too" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_halves_may_have_widths_of_their_own(photographs, teacher, tmp_path):
     wide = SMALL.replace(encoder_block_out_channels=(4, 8, 8, 8))
     narrow = SMALL.replace(decoder_block_out_channels=(8, 8, 4, 4))
@@ -93,6 +96,7 @@ def test_halves_may_have_widths_of_their_own(photographs, teacher, tmp_path):
         run(photographs, teacher, tmp_path, config=other)
 
 
+@pytest.mark.slow
 def test_a_decoder_of_other_latents_leaves_the_encoder_behind(photographs, teacher, tmp_path):
     config = SMALL.replace(raw_latent_scale=0.13025)
     save(tmp_path / "xl", init(jax.random.key(3), config=config), config, layout="original")
@@ -104,6 +108,7 @@ def test_a_decoder_of_other_latents_leaves_the_encoder_behind(photographs, teach
     assert loaded.config.raw_latent_scale == 0.13025
 
 
+@pytest.mark.slow
 def test_many_devices_train_as_one(photographs, teacher, tmp_path):
     mesh = jax.make_mesh((4,), ("batch",), devices=jax.devices()[:4])
     options = {"recipe": {"steps": 3}, "measure_every": 2}
@@ -239,6 +244,8 @@ def test_a_loss_that_is_not_finite_stops_it(photographs, teacher, tmp_path):
     run(photographs, teacher, tmp_path, recipe={"steps": 1})
 
 
+@pytest.mark.slow
+@pytest.mark.oracle
 def test_what_was_trained_gives_the_same_pictures_in_pytorch(photographs, teacher, tmp_path):
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")

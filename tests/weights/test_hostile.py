@@ -210,6 +210,7 @@ class TestPlaces:
             taesd_jax.load(name)
 
 
+@pytest.mark.process
 def test_memory_is_bounded(tmp_path):
     # A sparse file of 64 GB whose header promises one tensor.
     path = tmp_path / "x.safetensors"
@@ -277,6 +278,8 @@ def test_a_variants_name_asks_for_its_pin(monkeypatch):
         assert set(asked) == {(repo, pin.revision)}
 
 
+@pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.skipif(not importlib.util.find_spec("atheris"), reason="atheris is not installed")
 def test_the_fuzzer_finds_nothing():
     command = [

@@ -13,6 +13,8 @@ from models import SMALL, random_model
 
 import taesd_jax
 
+pytestmark = pytest.mark.process
+
 FILE = "diffusion_pytorch_model.safetensors"
 
 

@@ -94,6 +94,7 @@ def test_what_the_shipped_heads_say_of_themselves():
         assert not set(entry.notes["photographs"]) & set(entry.notes["held_out"])
 
 
+@pytest.mark.weights
 def test_every_shipped_head_is_found(published):
     for name in ("taesd3", "taef1"):
         assert "heads" in taesd_jax.add_heads(taesd_jax.load(published / name).params)
