@@ -120,6 +120,7 @@ def assert_same(got, expected):
     np.testing.assert_allclose(got, expected, atol=atol, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(CONFIGS))
 def test_whole_model(name):
     config = CONFIGS[name]

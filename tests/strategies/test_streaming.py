@@ -51,6 +51,7 @@ def test_every_plan_gives_the_whole_image(short, plan, size, dtype):
             np.testing.assert_allclose(got, whole, atol=ROUNDING, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["taef2", "taesana"])
 def test_every_variant_gives_the_bits_of_the_whole_image(name):
     # Its widths and activations; more blocks of the same would only be compiled longer.

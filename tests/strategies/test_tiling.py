@@ -45,6 +45,7 @@ def test_tiles_give_the_whole_image(short, size, chunk, dtype):
                 np.testing.assert_allclose(other, whole, atol=ROUNDING, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["taef2", "taesana"])
 def test_every_variant_gives_the_bits_of_the_whole_image(name):
     # Its widths and activations; more blocks of the same would only be compiled longer.
