@@ -28,7 +28,7 @@ from taesd_jax import (
 from taesd_jax.weights.names import file_name, to_flax
 from taesd_jax.weights.sources import label_of
 
-# What a file that was cut, or is of another kind, says; a kind of its own has a text of its own.
+# A file that was cut or holds something else is named, and so is the kind that was expected.
 NOT_WHOLE = r"x\.safetensors.*safetensors file"
 
 
