@@ -1,15 +1,23 @@
 """Strict settings for every test, and the published weights where they are at hand."""
 
 import atexit
+import contextlib
+import hashlib
 import os
+import platform
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Modules, processes and the commands that they start share what they compile.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="taesd-jax-programs-")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+# The processes that tests start share what they compile until the run ends; workers inherit their
+# controller's folder. It is not the folder that is kept (see `pytest_configure`): a process that is
+# killed may leave a part of a program.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="taesd-jax-programs-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # Emitters and optimizers of code take longer over the tests' many small programs than these run:
 # the gradient of a small decode compiles in 0.6 s instead of 7. With TAESD_XLA_FLAGS="" the tests
 # run the code that users run.
@@ -23,11 +31,33 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import jax
 import pytest
 
-atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 WEIGHTS = Path(__file__).parents[2] / "shared" / "weights"
+KEPT_DAYS = 7
+CPU_KIND = ("model name", "flags", "Features", "CPU part")
+
+
+def pytest_configure(config):
+    """Let workers and runs share what the tests compile, in a folder of pytest's cache."""
+    if not hasattr(config, "cache"):  # -p no:cacheprovider
+        return
+    folder = config.cache.mkdir(f"programs-{processor()}")
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    oldest = time.time() - KEPT_DAYS * 24 * 3600
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another worker was first
+            if path.stat().st_mtime < oldest:
+                path.unlink()
+
+
+def processor():
+    """Return a digest of the processor's kind, which JAX's keys of compiled programs leave out."""
+    kind = {platform.machine(), platform.processor()}
+    if (info := Path("/proc/cpuinfo")).exists():
+        kind |= {line for line in info.read_text().splitlines() if line.startswith(CPU_KIND)}
+    return hashlib.sha256(repr(sorted(kind)).encode()).hexdigest()[:12]
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,8 @@ def inputs(config):
     return image(config, (factor + 3, 2 * factor)), latent(config, (1, 3))
 
 
-def main():
+def compute():
+    """Return what is stored, but for the recipe; it needs PyTorch."""
     import reference
     import torch
 
@@ -56,6 +57,13 @@ def main():
             state = {k: torch.from_numpy(v) for k, v in states[half].items()}
             result = run(state, nchw(value), act).numpy()
             results[f"{name}/{key}"] = np.moveaxis(result, 1, -1)
+    return results
+
+
+def main():
+    import torch
+
+    results = compute()
     recipe = {
         "command": "python tests/golden.py",
         "torch": torch.__version__,

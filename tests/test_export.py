@@ -20,6 +20,7 @@ SHORT = SMALL.replace(num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1,
 ROUNDING = 2e-5
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("pool", [0, 16], ids=["plain", "pooled"])
 def test_an_exported_decoder_runs_without_this_library(pool, tmp_path):
     params, config = random_model(SHORT.replace(pool_channels=pool))
@@ -52,6 +53,7 @@ for i, shape in enumerate([(1, 3, 2, 4), (2, 5, 4, 4)]):
         np.testing.assert_allclose(np.load(tmp_path / f"{i}.npy"), want, atol=ROUNDING, rtol=0)
 
 
+@pytest.mark.process
 def test_the_persistent_cache_keeps_programs(tmp_path):
     code = """
 import jax, jax.numpy as jnp, taesd_jax

@@ -3,6 +3,7 @@
 import ast
 import doctest
 import importlib
+import inspect
 import os
 import subprocess
 import sys
@@ -119,12 +120,26 @@ def test_config_layers_and_names_need_no_jax():
 
 
 def test_convert_imports_the_library_by_name():
+    # Its folder is `convert` in a checkout and `taesd_jax.convert` once installed, so that it can
+    # name neither itself nor a package above it.
+    library = 0
     for path in (ROOT / "convert").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert node.level == 1, (path, node.lineno)
+                continue
+            names = [alias.name for alias in getattr(node, "names", ())]
             if isinstance(node, ast.ImportFrom):
-                assert node.level in (0, 1)
+                names = [f"{node.module}.{name}" for name in names]
+            elif not isinstance(node, ast.Import):
+                continue
+            for name in names:
+                assert not f"{name}.".startswith(("convert.", "taesd_jax.convert.")), (path, name)
+                library += name.startswith("taesd_jax.")
+    assert library > 10
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("statement", ["import taesd_jax", "import taesd_jax.cli"])
 def test_importing_is_quiet_and_starts_no_backend(statement):
     code = f"""
@@ -162,8 +177,15 @@ def test_there_are_examples():
 
 
 def test_every_public_name_has_a_docstring():
+    # In its source: dataclasses and named tuples write one of their own where there is none.
     import taesd_jax
 
-    for name in taesd_jax.__all__:
-        thing = getattr(taesd_jax, name)
-        assert name == "VARIANTS" or thing.__doc__, name
+    things = {name: getattr(taesd_jax, name) for name in taesd_jax.__all__ if name != "VARIANTS"}
+    for name, thing in things.items():
+        (node,) = ast.parse(inspect.getsource(inspect.unwrap(thing))).body
+        members = node.body if isinstance(node, ast.ClassDef) else []
+        # Of overloads only the last, the function itself, stays.
+        members = {m.name: m for m in members if isinstance(m, ast.FunctionDef)}
+        public = [m for m in members.values() if not m.name.startswith("_")]
+        for each in (node, *public):
+            assert ast.get_docstring(each), (name, each.name)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = [pytest.mark.slow, pytest.mark.process]
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"taesd_jax": "taesd_jax", "convert": "taesd_jax/convert"}
 

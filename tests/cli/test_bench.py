@@ -22,6 +22,8 @@ def test_ways_are_run_in_turn_and_agree(component):
     assert all(row.median_s > 0 and row.first_s > 0 for row in rows)
 
 
+@pytest.mark.slow
+@pytest.mark.oracle
 def test_peers_give_the_same_picture():
     pytest.importorskip("torch")
     pytest.importorskip("diffusers")

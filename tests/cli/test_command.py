@@ -50,11 +50,11 @@ def refuse(capsys, message, *args):
 @pytest.mark.parametrize("format_", ["npz", "npy", "safetensors", "png"])
 def test_encode_then_decode(capsys, picture, format_):
     out = run(capsys, "encode", picture, "--model", "m.safetensors", "--format", format_)
-    assert f"cat.latent.{format_}: latent 3x5x4" in out
+    assert re.search(rf"cat\.latent\.{format_}\b.*3x5x4", out)
     latent = picture.with_name(f"cat.latent.{format_}")
     out = run(capsys, "decode", latent, "--model", "m.safetensors")
     size = "40x24" if format_ == "npy" else "37x21"
-    assert f"cat.decoded.png: {size}" in out
+    assert re.search(rf"cat\.decoded\.png\b.*{size}", out)
     decoded = read_image("cat.decoded.png")
     vae = taesd_jax.AutoencoderTiny.from_pretrained("m.safetensors")
     image = read_image(picture)
@@ -72,7 +72,7 @@ def test_roundtrip_writes_both_side_by_side(capsys, picture):
     both, image = read_image("both.png"), read_image(picture)
     assert both.shape == (21, 74, 3)
     np.testing.assert_array_equal(both[:, :37], image)
-    stated = float(re.search(r"37x21, PSNR (-?[\d.]+) dB", out)[1])
+    stated = float(re.search(r"37x21.*PSNR (-?[\d.]+) dB", out)[1])
     assert stated == pytest.approx(psnr(image, both[:, 37:]), abs=0.005)
 
 
@@ -93,7 +93,7 @@ def test_one_broken_picture_does_not_stop_the_others(capsys, picture):
     out, err = capsys.readouterr()
     assert "[2/2] cat.latent.npz" in out
     assert err.count("\n") == 1
-    assert err.startswith("taesd-jax: error: [1/2] a.png: not a whole picture")
+    assert err.startswith("taesd-jax: error: [1/2] a.png: ")
     assert not os.path.exists("a.latent.npz")
 
 
@@ -103,7 +103,7 @@ def test_links_in_a_loop_and_pipes_do_not_stop_the_others(capsys, picture):
     args = ["loop.jpg", "pipe.npy", picture, "--model", "m.safetensors", "-o", "out/"]
     err = run(capsys, "encode", *args, status=1)
     assert "loop.jpg" in err.splitlines()[0]
-    assert "pipe.npy: expected a file, got a pipe or a device" in err
+    assert re.search(r"pipe\.npy.*pipe", err.splitlines()[1])
     assert len(os.listdir("out")) == 1
 
 
@@ -117,7 +117,7 @@ def test_nchw_latents(capsys, folder):
     z = np.random.default_rng(0).standard_normal((1, 2, 3, 4)).astype(np.float32)
     np.save("nhwc.npy", z)
     np.save("nchw.npy", z.transpose(0, 3, 1, 2))
-    message = r"nchw.npy: .*looks like NCHW, .*; pass --layout nchw"
+    message = r"nchw\.npy.*NCHW.*--layout nchw"
     refuse(capsys, message, "decode", "nchw.npy", "--model", "m.safetensors")
     run(capsys, "decode", "nchw.npy", "--layout", "nchw", "--model", "m.safetensors", "-o", "a.png")
     run(capsys, "decode", "nhwc.npy", "--model", "m.safetensors", "-o", "b.png")
@@ -134,7 +134,7 @@ def test_dtype_and_device(capsys, picture, dtype):
         assert file.get_tensor("latent").dtype.name == dtype
         assert json.loads(file.metadata()["image_size"]) == [21, 37]
     run(capsys, "decode", "z.safetensors", *options)
-    refuse(capsys, "no device 'tpu' here; there is cpu", "decode", "z.safetensors",
+    refuse(capsys, "'tpu'.*cpu", "decode", "z.safetensors",
            "--model", "m.safetensors", "--device", "tpu")  # fmt: skip
 
 
@@ -143,20 +143,18 @@ def test_clipping_by_a_png_is_told(capsys, picture):
     params["encoder"]["layers_14"]["bias"] += 10
     taesd_jax.save("loud.safetensors", params, config, layout="flax")
     out = run(capsys, "encode", picture, "--model", "loud.safetensors", "--format", "png")
-    assert re.search(r"100.00% of values clipped to 8 bits' range", out)
+    assert re.search(r"100\.00%.*clipped", out)
 
 
 def test_outputs_never_replace_inputs_or_each_other(capsys, picture):
     options = "--model", "m.safetensors"
     before = picture.read_bytes()
-    refuse(
-        capsys, "cat.png is an input; name another", "roundtrip", picture, "-o", picture, *options
-    )
+    refuse(capsys, r"cat\.png.*input", "roundtrip", picture, "-o", picture, *options)
     os.mkdir("other")
     shutil.copy(picture, "other/cat.png")
-    message = "cat.png and other/cat.png would both be written to out/cat.latent.npz"
+    message = r"cat\.png.*other/cat\.png.*out/cat\.latent\.npz"
     refuse(capsys, message, "encode", "cat.png", "other/cat.png", "-o", "out", *options)
-    refuse(capsys, "2 results need a folder, but m.safetensors is a file", "encode", "cat.png",
+    refuse(capsys, r"2 .*folder.*m\.safetensors", "encode", "cat.png",
            "other/cat.png", "-o", "m.safetensors", *options)  # fmt: skip
     assert picture.read_bytes() == before
     assert not os.path.exists("out")
@@ -164,7 +162,7 @@ def test_outputs_never_replace_inputs_or_each_other(capsys, picture):
 
 def test_format_and_output_must_agree(capsys, picture):
     options = "--model", "m.safetensors"
-    message = "z.npy does not end .png; leave out --format or -o"
+    message = r"z\.npy.*\.png.*--format"
     refuse(capsys, message, "encode", picture, "-o", "z.npy", "--format", "png", *options)
     run(capsys, "encode", picture, "-o", "z.npy", *options)
     assert np.load("z.npy").shape == (1, 3, 5, 4)
@@ -174,7 +172,7 @@ def test_patterns_leave_out_our_own_results(capsys, picture):
     options = "--model", "m.safetensors"
     for _ in range(2):
         out = run(capsys, "roundtrip", "*.png", *options)
-        assert out.startswith("cat.png: 37x21")
+        assert re.match(r"cat\.png\b.*37x21", out)
     run(capsys, "encode", "*.png", "./cat.png", "--format", "png", *options)
     assert sorted(os.listdir()) == [
         "cat.latent.png", "cat.png", "cat.roundtrip.png", "m.safetensors"
@@ -200,18 +198,17 @@ def test_config_warnings_are_one_line(capsys, folder):
     (folder / "d" / "config.json").write_text(json.dumps(fields))
     assert main(["info", "d"]) == 0
     err = capsys.readouterr().err
-    assert err == "taesd-jax: warning: config fields unknown here are ignored: ['sampel']\n"
+    assert re.fullmatch(r"taesd-jax: warning: .*\['sampel'\]\n", err)
 
 
 def test_errors_are_one_line(capsys, picture):
     for message, args in (
-        ("no checkpoint './nothing'", ["roundtrip", "cat.png", "--model", "./nothing"]),
-        ("no file matches 'x\\*.png'", ["roundtrip", "x*.png", "--model", "m.safetensors"]),
-        ("no such picture: x.png", ["roundtrip", "x.png", "--model", "m.safetensors"]),
-        ("no such latent: x.npy", ["decode", "x.npy", "--model", "m.safetensors"]),
-        ("suffix must be one of", ["decode", "cat.jpg", "--model", "m.safetensors"]),
-        ("unknown picture format", ["roundtrip", "cat.png", "-o", "x.zip", "--model",
-                                    "m.safetensors"]),
+        (r"'\./nothing'", ["roundtrip", "cat.png", "--model", "./nothing"]),
+        (r"'x\*\.png'", ["roundtrip", "x*.png", "--model", "m.safetensors"]),
+        (r"x\.png", ["roundtrip", "x.png", "--model", "m.safetensors"]),
+        (r"x\.npy", ["decode", "x.npy", "--model", "m.safetensors"]),
+        (r"\.npy, \.npz, \.safetensors, \.png", ["decode", "cat.jpg", "--model", "m.safetensors"]),
+        (r"\.zip", ["roundtrip", "cat.png", "-o", "x.zip", "--model", "m.safetensors"]),
     ):  # fmt: skip
         assert refuse(capsys, message, *args).count("\n") == 1
     with pytest.raises(taesd_jax.CheckpointNotFoundError):
@@ -225,9 +222,7 @@ def test_half_a_model_says_so_before_any_work(capsys, picture):
     params, config = random_model(SMALL)
     del params["encoder"]
     taesd_jax.save("half", params, config, layout="original")
-    message = (
-        "the encoder is not loaded; half has no encoder; add the missing file half_encoder.saf"
-    )
+    message = r"encoder.*half_encoder\.safetensors"
     refuse(capsys, message, "roundtrip", picture, "--model", "half")
     np.save("z.npy", np.zeros((1, 2, 2, 4), np.float32))
     run(capsys, "decode", "z.npy", "--model", "half")
@@ -235,15 +230,20 @@ def test_half_a_model_says_so_before_any_work(capsys, picture):
 
 def test_a_latent_that_lies_about_its_picture(capsys, folder):
     np.savez("z.npz", latent=np.zeros((1, 2, 2, 4), np.float32), image_size=np.array([17, 9]))
-    message = "z.npz: it says its picture was 9x17, but it decodes to 16x16"
+    message = r"z\.npz.*9x17.*16x16"
     refuse(capsys, message, "decode", "z.npz", "--model", "m.safetensors")
+
+
+def says(out, *words):
+    """Whether one line has all the words."""
+    return any(all(word in line for word in words) for line in out.splitlines())
 
 
 def test_info(capsys, folder):
     out = run(capsys, "info", "m.safetensors")
-    assert "variant         not a published one" in out
-    assert "key names       flax" in out
-    assert "latent          4 channels, 1/8 size" in out
+    assert says(out, "variant", "not a published one")
+    assert says(out, "names", "flax")
+    assert says(out, "latent", "4 channels", "1/8")
     report = json.loads(run(capsys, "info", "m.safetensors", "--json"))
     assert report["components"]["encoder"]["dtype"] == "float32"
     assert report["config"]["encoder_block_out_channels"] == [8, 8, 8, 8]
@@ -251,9 +251,9 @@ def test_info(capsys, folder):
     del params["decoder"]
     taesd_jax.save("x", params, taesd_jax.AutoencoderTinyConfig(), layout="original")
     out = run(capsys, "info", "x")
-    assert "variant         taesd or taesdxl" in out
-    assert "encoder         1,222,532 parameters, float32" in out
-    assert "decoder         absent; add the missing file x_decoder.safetensors" in out
+    assert says(out, "variant", "taesd or taesdxl")
+    assert says(out, "encoder", "1,222,532 parameters", "float32")
+    assert says(out, "decoder", "absent", "x_decoder.safetensors")
 
 
 def test_convert_between_layouts(capsys, folder):
@@ -263,7 +263,7 @@ def test_convert_between_layouts(capsys, folder):
     run(capsys, "convert", "o", "c.safetensors", "--to", "comfyui", "--variant", "taesd", status=1)
     run(capsys, "convert", "o", "f.safetensors")
     out = run(capsys, "convert", "f.safetensors", "h.safetensors", "--dtype", "bfloat16")
-    assert "h.safetensors: flax from flax names" in out
+    assert says(out, "h.safetensors", "flax from flax")
     again = taesd_jax.load("f.safetensors").params
     jax.tree.map(np.testing.assert_array_equal, again, params)
     half = taesd_jax.load("h.safetensors").params
@@ -271,18 +271,19 @@ def test_convert_between_layouts(capsys, folder):
     assert sorted(os.listdir("d")) == ["config.json", "diffusion_pytorch_model.safetensors"]
     for target, layout in (("x.safetensors", "original"), ("x.pth", "pth"), ("x.PTH", None)):
         args = ["convert", "d", target, *(["--to", layout] if layout else [])]
-        refuse(capsys, "layout '.*' takes .*: name x.* without .", *args)
+        refuse(capsys, rf"name {target} without \.", *args)
     loud = jax.tree.map(lambda p: p * 1e6, params)
     taesd_jax.save("loud.safetensors", loud, SMALL, layout="flax")
-    message = "params must be finite"
+    message = "finite"
     refuse(capsys, message, "convert", "loud.safetensors", "x", "--dtype", "float16")
     assert not os.path.exists("x")
-    refuse(capsys, "layout 'flax' is one file: let x end .safetensors",
+    refuse(capsys, r"'flax'.*x .*\.safetensors",
            "convert", "d", "x", "--to", "flax")  # fmt: skip
-    refuse(capsys, "does not have the architecture of taesd3", "convert", "d", "x",
+    refuse(capsys, "d .*taesd3", "convert", "d", "x",
            "--variant", "taesd3")  # fmt: skip
 
 
+@pytest.mark.process
 def test_it_runs_as_a_module_and_a_script(folder, photos):
     write_image("cat.png", photos["cat"][:16, :16])
     args = ["roundtrip", "cat.png", "--model", "m.safetensors"]

@@ -23,6 +23,7 @@ def vae(working_folder, photos):
     return vae
 
 
+@pytest.mark.slow
 def test_models_are_measured_by_their_own_latents(vae, capsys):
     command = ["compare", "mine", "other", "--pictures", "a.png", "b.png"]
     assert cli.main([*command, "--json", "figures.json"]) == 0

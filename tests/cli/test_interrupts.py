@@ -16,6 +16,8 @@ import taesd_jax
 from taesd_jax import cli
 from taesd_jax.io.images import write_image
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def work(working_folder):
@@ -36,7 +38,7 @@ cli.run()
 """
 LONG = {
     "decode": "decode large.npy --model model.safetensors -o out.npy",
-    "fit-heads": "fit-heads large-0.png large-1.png --model model.safetensors -o out.safetensors",
+    "fit-heads": "fit-heads large.png --side 2000 --model model.safetensors -o out.safetensors",
     "train": "train decoder . --init model.safetensors -o run --crop-size 32 --batch-size 2",
     "bench": "bench --sizes 512 --peers none --rounds 500 --json out",
 }
@@ -44,11 +46,11 @@ LONG = {
 
 @pytest.fixture
 def long_work(work):
-    """Add a large latent and large pictures."""
+    """Add a latent and a picture that take much longer than any of the waits."""
     rng = np.random.default_rng(0)
     np.save("large.npy", rng.standard_normal((1, 2048, 256, 4)).astype("f4"))
-    for i in range(2):
-        write_image(f"large-{i}.png", rng.uniform(-1, 1, (400, 400, 3)).astype("f4"))
+    row = rng.uniform(-1, 1, (1, 2000, 3)).astype("f4")
+    write_image("large.png", np.broadcast_to(row, (2000, 2000, 3)))
     return work
 
 
@@ -63,7 +65,7 @@ def start_in_terminal(arguments):
 def test_ctrl_c(name, long_work):
     before = set(long_work.rglob("*"))
     process = start_in_terminal(LONG[name])
-    seconds = random.uniform(2, 5)
+    seconds = random.Random(name).uniform(2, 5)
     time.sleep(seconds)  # in the midst of compiling, or of computing
     assert process.poll() is None, process.stderr.read()
     process.send_signal(signal.SIGINT)

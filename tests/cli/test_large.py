@@ -147,6 +147,7 @@ def decode(*arguments):
     return cli.main(["decode", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on_only_with_the_same_model_and_latent(
     model, tmp_path, monkeypatch, capsys
 ):

@@ -40,6 +40,8 @@ def test_it_speaks_taesds_latents(small):
     assert load("small").scheme == "flax"
 
 
+@pytest.mark.slow
+@pytest.mark.weights
 def test_it_is_close_to_taesd(small, published, photos):
     taesd = AutoencoderTiny.from_pretrained(published / "taesd")
     figures = []
@@ -56,6 +58,7 @@ def test_it_is_close_to_taesd(small, published, photos):
     assert both[0] > theirs[0] - ROUNDTRIP_LOSS
 
 
+@pytest.mark.weights
 def test_no_weight_is_a_published_one(small, published):
     theirs = load(published / "taesd").params
     # Kernels of one shape, whatever their place: a copy would have a correlation near 1.
@@ -85,6 +88,7 @@ def test_what_is_on_disk_comes_before_the_bundled_model(working_folder):
     assert load("small").config.decoder_block_out_channels == (64, 64, 64, 64)
 
 
+@pytest.mark.weights
 def test_its_latent_files_are_taesds(working_folder, published, photos, capsys):
     write_image("photo.png", photos["cat"])
     assert cli.main(["encode", "photo.png", "-o", "photo.npz"]) == 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from models import (
     CONFIGS,
+    SHORT,
     SMALL,
     image,
     latent,
@@ -27,6 +29,8 @@ from taesd_jax.cli import main
 
 torch = pytest.importorskip("torch")
 convert = pytest.importorskip("taesd_jax.convert")
+
+pytestmark = pytest.mark.oracle
 
 ROOT = Path(__file__).parents[2]
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": jax.numpy.bfloat16}
@@ -67,7 +71,7 @@ def test_original_names_take_one_component():
     params, config = random_model(SMALL)
     state = convert.to_torch({"decoder": params["decoder"]}, config, scheme="original")
     assert state.keys() == random_state("decoder", SMALL).keys()
-    with pytest.raises(CheckpointError, match="'original' names one component, got"):
+    with pytest.raises(CheckpointError, match="'original'"):
         convert.to_torch(params, config, scheme="original")
 
 
@@ -113,8 +117,8 @@ class TestBrokenPickles:
         for new in (True, False):
             path = tmp_path / "x.pth"
             torch.save({"0.weight": Trap()}, path, _use_new_zipfile_serialization=new)
-            self.refuse(path, "refused, it holds more than tensors and could run code")
-        with pytest.raises(CheckpointError, match="is a PyTorch pickle"):
+            self.refuse(path, r"x\.pth.*could run code")
+        with pytest.raises(CheckpointError, match=r"x\.pth.*PyTorch pickle"):
             taesd_jax.load(path)
         assert main(["info", str(path)]) == 1
         assert not marker.exists()
@@ -127,28 +131,29 @@ class TestBrokenPickles:
         whole = path.read_bytes()
         for keep in (0, 3, 1000, len(whole) - 10):
             path.write_bytes(whole[:keep])
-            self.refuse(path, "x.pth: (not a whole PyTorch file|refused)")
+            self.refuse(path, r"x\.pth")
         path.write_text("hello")
-        self.refuse(path, "x.pth: (not a whole PyTorch file|refused)")
+        self.refuse(path, r"x\.pth")
 
     def test_missing(self, tmp_path):
-        self.refuse(tmp_path / "x", "no such file: .*x_encoder.pth", CheckpointNotFoundError)
+        self.refuse(tmp_path / "x", r"x_encoder\.pth", CheckpointNotFoundError)
 
     def test_other_contents(self, tmp_path):
         path = tmp_path / "x.pth"
         for content, message in (
-            ([torch.zeros(3)], "expected a state dict, got list"),
-            ({"step": 3}, "expected dense tensors of float32, float16, bfloat16; step is int"),
+            ([torch.zeros(3)], "state dict.*list"),
+            ({"step": 3}, "float32, float16, bfloat16.*step is int"),
             ({"a": torch.zeros(3).to_sparse()}, "a is torch.sparse_coo"),
             ({"a": torch.zeros(3, device="meta")}, "a is meta"),
             ({"0.weight": torch.zeros(3, dtype=torch.int8)}, "0.weight is torch.int8"),
-            ({"a": torch.zeros(3)}, "no tiny autoencoder of this family"),
-            ({3: torch.zeros(3)}, "names must be text, got 3"),
+            ({"a": torch.zeros(3)}, "1 tensors: a"),
+            ({3: torch.zeros(3)}, "names.* 3"),
         ):
             torch.save(content, path)
             self.refuse(path, message)
 
 
+@pytest.mark.process
 def test_without_torch_the_command_says_what_to_install(tmp_path):
     (tmp_path / "x.pth").write_bytes(b"x")
     code = (
@@ -165,9 +170,8 @@ def test_without_torch_the_command_says_what_to_install(tmp_path):
             check=False,
         )
         assert done.returncode == 1
-        assert done.stderr == (
-            "taesd-jax: error: this needs PyTorch, which is not installed: "
-            "pip install 'taesd-jax[torch]'\n"
+        assert re.fullmatch(
+            r"taesd-jax: error: .*PyTorch.*pip install 'taesd-jax\[torch\]'\n", done.stderr
         )
 
 
@@ -175,29 +179,30 @@ def test_the_command_reads_and_writes_pth(working_folder, capsys):
     params, config = random_model(VARIANTS["taef2"])
     convert.save_pth("taef2", params, config)
     assert main(["convert", "taef2", "taef2.safetensors"]) == 0
-    assert "taef2.safetensors: flax from original names" in capsys.readouterr().out
+    assert "taef2.safetensors: flax from original" in capsys.readouterr().out
     assert same(taesd_jax.load("taef2.safetensors").params, params)
     assert main(["convert", "taef2.safetensors", "again", "--to", "pth"]) == 0
     assert same(convert.load_pth("again").params, params)
     assert main(["info", "again_decoder.pth"]) == 0
-    assert "absent; load 'again', which needs again_encoder.pth" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert re.search(r"encoder.*absent.*'again'.*again_encoder\.pth", out)
 
 
 def test_pth_has_no_room_for_a_config(tmp_path):
     params, config = random_model(SMALL.replace(act_fn="gelu"))
-    with pytest.raises(CheckpointError, match="a .pth file has no room for a config"):
+    with pytest.raises(CheckpointError, match=r"\.pth.*config"):
         convert.save_pth(tmp_path / "x", params, config)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("act_fn", ["silu", "gelu", "mish"])
 def test_the_parity_report_holds_for_other_activations(act_fn):
-    short = {"num_encoder_blocks": (1, 1, 1, 1), "num_decoder_blocks": (1, 1, 1, 1)}
-    params, config = random_model(SMALL.replace(act_fn=act_fn, **short))
+    params, config = random_model(SHORT.replace(act_fn=act_fn))
     report = convert.parity_report({"decoder": params["decoder"]}, config)
     assert report.ok, report.table()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["taesd", "taef2", "taesana"])
 def test_the_parity_report_holds_its_bounds(name):
     params, config = random_model(VARIANTS[name])
@@ -230,21 +235,24 @@ def test_the_parity_report_sees_a_difference(monkeypatch):
     assert ("5 block", "float32") in bad
     assert ("whole", "float32") in bad
     assert ("4 block", "float32") not in bad
-    assert "rows break their bound" in report.table()
+    assert not report.ok
+    assert f"{len(bad)} rows" in report.table()
 
 
 def test_verify_writes_json_and_sets_the_status(working_folder, capsys, photos):
-    params, config = random_model(SMALL)
+    params, config = random_model(SHORT)
     taesd_jax.save("m.safetensors", params, config, layout="flax")
     taesd_jax.io.images.write_image("cat.png", photos["cat"][:40, :48])
     assert main(["verify", "m.safetensors", "--picture", "cat.png", "--json", "r.json"]) == 0
-    assert "every bound holds" in capsys.readouterr().out
+    assert len(capsys.readouterr().out.splitlines()) > 30  # a line for each layer and dtype
     report = json.loads(Path("r.json").read_text())
     assert report["ok"] is True
     assert {"component", "layer", "dtype", "max_error", "mean_error"} <= report["rows"][0].keys()
     assert report["rows"][0]["shape"] == [1, 40, 48, 8]
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_it_runs_from_a_checkout(tmp_path):
     params, config = random_model(SMALL)
     taesd_jax.save(tmp_path / "m.safetensors", params, config, layout="flax")

@@ -3,15 +3,13 @@
 import jax
 import numpy as np
 import pytest
-from models import SMALL, latent, random_model
+from models import ROUNDING, SMALL, latent, random_model
 
 import taesd_jax
 
 to_onnx = pytest.importorskip("jax2onnx").to_onnx
 # jax2onnx and what it imports warn of their own doings, and promote dtypes.
 pytestmark = pytest.mark.filterwarnings("ignore")
-# Another runtime's convolutions; results of about 1.
-ROUNDING = 2e-5
 
 
 def test_a_decoder_runs_in_onnx_runtime():

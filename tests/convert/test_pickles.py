@@ -21,6 +21,7 @@ class Trap:
         return os.mkdir, (str(self.path),)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("name", ["x.pth", "x.bin", "x_decoder.pth"])
 def test_pickles_run_nothing(name, working_folder, capsys):
     torch = pytest.importorskip("torch")
@@ -40,6 +41,7 @@ def cli_load(source):
     return load_checkpoint(source)
 
 
+@pytest.mark.process
 def test_pickles_run_nothing_without_torch(working_folder):
     import pickle
 
@@ -52,7 +54,7 @@ def test_pickles_run_nothing_without_torch(working_folder):
         check=False,
     )
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert "needs PyTorch" in done.stderr
+    assert "taesd-jax[torch]" in done.stderr
     assert not (working_folder / "sprung").exists()
 
 
@@ -70,23 +72,26 @@ def load_pth(path):
     return pytest.importorskip("taesd_jax.convert").load_pth(path)
 
 
+@pytest.mark.oracle
 def test_views_that_repeat_their_storage_are_refused(working_folder):
     write_pth("x.pth", lambda t: t.new_ones(1).expand(t.shape))
-    with pytest.raises(CheckpointError, match="weight is larger than what is stored"):
+    with pytest.raises(CheckpointError, match=r"1\.weight.*larger"):
         load_pth("x.pth")
 
 
+@pytest.mark.oracle
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_lazy_and_nested_tensors_are_refused(working_folder):
     torch = pytest.importorskip("torch")
     write_pth("x.pth", torch._neg_view)
-    with pytest.raises(CheckpointError, match="weight is negated"):
+    with pytest.raises(CheckpointError, match=r"1\.weight.*negated"):
         load_pth("x.pth")
     write_pth("x.pth", lambda t: torch.nested.nested_tensor([t[0], t[1]]))
     with pytest.raises(CheckpointError):
         load_pth("x.pth")
 
 
+@pytest.mark.oracle
 def test_compressed_and_overlapping_parts_are_refused(working_folder):
     write_pth("x.pth")
     with (
@@ -104,10 +109,11 @@ def test_compressed_and_overlapping_parts_are_refused(working_folder):
         z.writestr("more", b"")
     assert len(Path("x.pth").read_bytes()) < len(raw) + 10_000
     for name in ("x.pth", "y.pth"):
-        with pytest.raises(CheckpointError, match="its parts are compressed or overlap"):
+        with pytest.raises(CheckpointError, match=f"{name}.*compressed or overlap"):
             load_pth(name)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("name", ["", "a" * 300, "~nobody-of-that-name/x", "x\0"])
 def test_names_that_no_file_can_have(name, working_folder):
     convert = pytest.importorskip("taesd_jax.convert")

@@ -1,4 +1,5 @@
 import os
+import re
 
 import numpy as np
 import pytest
@@ -20,17 +21,17 @@ def test_every_8_bit_value_survives():
 def test_values_outside_are_clipped_and_what_is_not_finite_refused():
     np.testing.assert_array_equal(to_uint8(np.array([-7.0, 7])), [0, 255])
     for value in (np.nan, np.inf, -np.inf):
-        with pytest.raises(PictureError, match="image has NaN or infinity"):
+        with pytest.raises(PictureError, match="NaN or infinity"):
             to_uint8(np.array([0.0, value]))
-    with pytest.raises(PictureError, match="pixels must be uint8, got float32"):
+    with pytest.raises(PictureError, match="uint8.*float32"):
         from_uint8(np.zeros(3, np.float32))
 
 
 def test_integers_and_other_shapes_are_refused(tmp_path):
-    with pytest.raises(PictureError, match="must be floating point in \\[-1, 1\\], got uint8"):
+    with pytest.raises(PictureError, match=r"\[-1, 1\].*uint8"):
         to_uint8(np.zeros((2, 2, 3), np.uint8))
     for shape in ((2, 2), (2, 2, 1), (2, 2, 4), (1, 2, 2, 3)):
-        with pytest.raises(PictureError, match="image must be \\(h, w, 3\\), got shape"):
+        with pytest.raises(PictureError, match=rf"\(h, w, 3\).*{re.escape(str(shape))}"):
             write_image(tmp_path / "x.png", np.zeros(shape, np.float32))
 
 
@@ -124,7 +125,7 @@ class TestKindsOfPicture:
 
     def test_floating_point_is_refused(self, tmp_path):
         Image.fromarray(np.ones((2, 2), np.float32)).save(tmp_path / "x.tif")
-        with pytest.raises(PictureError, match="expected 8 or 16 bits a channel, got floating"):
+        with pytest.raises(PictureError, match=r"x\.tif.*8 or 16 bits.*floating"):
             read_image(tmp_path / "x.tif")
 
     def test_one_pixel(self, tmp_path):
@@ -141,14 +142,14 @@ class TestBrokenPictures:
         rng = np.random.default_rng(0)
         Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
         path.write_bytes(path.read_bytes()[:keep])
-        with pytest.raises(PictureError, match=f"x{suffix}: not a whole picture"):
+        with pytest.raises(PictureError, match=rf"x\{suffix}\b"):
             read_image(path)
 
     def test_missing_and_text(self, tmp_path):
-        with pytest.raises(PictureError, match="no such picture"):
+        with pytest.raises(PictureError, match=r"nothing\.png"):
             read_image(tmp_path / "nothing.png")
         (tmp_path / "x.png").write_text("hello")
-        with pytest.raises(PictureError, match="not a whole picture"):
+        with pytest.raises(PictureError, match=r"x\.png"):
             read_image(tmp_path / "x.png")
 
     def test_a_decompression_bomb(self, tmp_path, monkeypatch):
@@ -162,9 +163,9 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
     path = tmp_path / "x.png"
     write_image(path, np.zeros((2, 2, 3), np.float32))
     before = path.read_bytes()
-    with pytest.raises(PictureError, match="image has NaN or infinity"):
+    with pytest.raises(PictureError, match="NaN or infinity"):
         write_image(path, np.full((2, 2, 3), np.nan))
-    with pytest.raises(PictureError, match="unknown picture format '.xyz'"):
+    with pytest.raises(PictureError, match=r"'\.xyz'"):
         write_image(tmp_path / "x.xyz", np.zeros((2, 2, 3), np.float32))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -173,25 +174,25 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
 def test_formats_that_other_programs_would_decode_are_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr("subprocess.Popen", None)
     (tmp_path / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n")
-    with pytest.raises(PictureError, match="not a whole picture: cannot identify"):
+    with pytest.raises(PictureError, match=r"x\.png.*cannot identify"):
         read_image(tmp_path / "x.png")
 
 
 def test_formats_that_change_the_size_are_not_written(tmp_path):
     for suffix in (".ico", ".icns", ".pdf"):
-        with pytest.raises(PictureError, match="unknown picture format"):
+        with pytest.raises(PictureError, match=rf"\{suffix}"):
             write_image(tmp_path / f"x{suffix}", np.zeros((600, 8, 3), "f4"))
     for suffix in (".gif", ".tga", ".webp"):
-        with pytest.raises(PictureError, match="cannot be written as"):
+        with pytest.raises(PictureError, match=rf"\{suffix}|{suffix[1:].upper()}"):
             write_image(tmp_path / f"x{suffix}", np.zeros((1, 70_000, 3), "f4"))
 
 
 def test_pipes_and_folders_are_no_pictures(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()
-    with pytest.raises(PictureError, match="expected a file, got a pipe or a device"):
+    with pytest.raises(PictureError, match=r"pipe\.png.*pipe or a device"):
         read_image(tmp_path / "pipe.png")
-    with pytest.raises(PictureError, match="expected a file, got a folder"):
+    with pytest.raises(PictureError, match=r"folder\.png.*folder"):
         read_image(tmp_path / "folder.png")
 
 
@@ -200,5 +201,5 @@ def test_grey_of_16_and_32_bits(tmp_path):
     Image.fromarray(grey).save(tmp_path / "x.png", transparency=1000)
     np.testing.assert_array_equal(pixels(tmp_path / "x.png")[..., 0], [[255, 8], [255, 0]])
     Image.fromarray(grey.astype(np.int32)).save(tmp_path / "x.tif")
-    with pytest.raises(PictureError, match="expected 8 or 16 bits a channel, got 32"):
+    with pytest.raises(PictureError, match=r"x\.tif.*8 or 16 bits.*32"):
         read_image(tmp_path / "x.tif")

@@ -17,6 +17,7 @@ from taesd_jax.io.latents import write_latent
 TOOL = Path(__file__).parents[1] / "tools" / "kill.py"
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="it forks")
 def test_kills_leave_the_old_or_the_new_file():
     command = [
@@ -73,7 +74,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 def test_a_folder_in_the_files_place(tmp_path):
     (tmp_path / "x.safetensors").mkdir()
     (tmp_path / "x.safetensors" / "inside").write_bytes(b"old")
-    with pytest.raises(IsADirectoryError, match="expected a file, got a folder"):
+    with pytest.raises(IsADirectoryError, match=r"x\.safetensors.*folder|folder.*x\.safetensors"):
         taesd_jax.save(tmp_path / "x.safetensors", *random_model(SMALL), layout="flax")
     assert (tmp_path / "x.safetensors" / "inside").read_bytes() == b"old"
 
@@ -96,13 +97,13 @@ def test_devices_pipes_and_one_file_twice_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(os.devnull)
     for path in (tmp_path / "pipe", tmp_path / "link", Path(os.devnull), Path("/dev/stdout")):
-        with pytest.raises(OSError, match="expected a file, got a device or a pipe"):
+        with pytest.raises(OSError, match="device or a pipe"):
             write_files({path: b"x"})
     assert (tmp_path / "pipe").is_fifo()
     (tmp_path / "file").write_bytes(b"old")
     for name in ("a", "b"):
         (tmp_path / name).symlink_to("file")
-    with pytest.raises(OSError, match="expected different files, got links to one"):
+    with pytest.raises(OSError, match="links to one"):
         write_files({tmp_path / "a": b"x", tmp_path / "b": b"y"})
     assert (tmp_path / "file").read_bytes() == b"old"
 

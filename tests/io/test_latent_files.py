@@ -63,21 +63,21 @@ def test_png_of_four_channels_is_the_originals(tmp_path):
 def test_channels_of_a_png_must_be_the_models(tmp_path):
     path = tmp_path / "x.png"
     write_latent(path, random_latent(16), config=TAESD3)
-    with pytest.raises(PictureError, match="taesd needs 4 latent channels, this PNG holds 16"):
+    with pytest.raises(PictureError, match="taesd needs 4 .*16"):
         read_latent(path, config=TAESD)
     Image.new("RGBA", (8, 8)).save(path)
-    with pytest.raises(PictureError, match="needs 16 latent channels, this PNG holds 4"):
+    with pytest.raises(PictureError, match="taesd3 needs 16 .*4"):
         read_latent(path, config=TAESD3)
     Image.new("RGB", (8, 8)).save(path)
-    with pytest.raises(PictureError, match="a latent's PNG must be RGBA, got RGB"):
+    with pytest.raises(PictureError, match="RGBA.*RGB"):
         read_latent(path, config=TAESD)
 
 
 def test_what_a_png_cannot_hold(tmp_path):
     for latent, message in (
-        (random_latent(4, n=2), "holds one latent of a multiple of 4 channels, got shape"),
-        (random_latent(6), "holds one latent of a multiple of 4 channels"),
-        (random_latent(4) * np.nan, "the latent has NaN or infinity"),
+        (random_latent(4, n=2), r"multiple of 4 .*\(2, 3, 5, 4\)"),
+        (random_latent(6), r"multiple of 4 .*\(1, 3, 5, 6\)"),
+        (random_latent(4) * np.nan, "NaN or infinity"),
     ):
         with pytest.raises(PictureError, match=message):
             write_latent(tmp_path / "x.png", latent, config=TAESD)
@@ -96,7 +96,7 @@ def test_arrays_of_other_programs(tmp_path):
     np.savez(tmp_path / "x.npz", whatever=latent)
     np.testing.assert_array_equal(read_latent(tmp_path / "x.npz", config=TAESD).latent, latent)
     np.savez(tmp_path / "x.npz", a=latent, b=latent)
-    with pytest.raises(PictureError, match=r"one array or one named 'latent', got \['a', 'b'\]"):
+    with pytest.raises(PictureError, match=r"'latent'.*\['a', 'b'\]"):
         read_latent(tmp_path / "x.npz", config=TAESD)
 
 
@@ -108,12 +108,12 @@ def refuse(path, message):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_broken_files(tmp_path, suffix):
     path = tmp_path / f"x{suffix}"
-    refuse(path, "no such latent")
+    refuse(path, rf"x\{suffix}")
     write_latent(path, random_latent(4), config=TAESD)
     whole = path.read_bytes()
     for keep in (0, 9, len(whole) // 2):
         path.write_bytes(whole[:keep])
-        refuse(path, "not a whole|the picture|expected")
+        refuse(path, rf"x\{suffix}")
 
 
 def test_arrays_that_are_no_latents(tmp_path):
@@ -125,9 +125,9 @@ def test_arrays_that_are_no_latents(tmp_path):
         np.zeros((1, 2, 2, 4), complex),
     ):
         np.save(path, array)
-        refuse(path, "expected float32, float16")
-    refuse(tmp_path / "x.txt", "a latent's suffix must be one of .npy, .npz, .safetensors, .png")
-    with pytest.raises(PictureError, match="suffix must be one of"):
+        refuse(path, r"x\.npy.*float32, float16")
+    refuse(tmp_path / "x.txt", r"\.npy, \.npz, \.safetensors, \.png")
+    with pytest.raises(PictureError, match=r"\.npy, \.npz, \.safetensors, \.png"):
         write_latent(tmp_path / "x.pt", random_latent(4), config=TAESD)
 
 
@@ -137,12 +137,12 @@ def test_pickled_arrays_run_nothing(tmp_path):
             return print, ("pwned",)
 
     np.save(tmp_path / "x.npy", np.array([Trap()], object), allow_pickle=True)
-    refuse(tmp_path / "x.npy", "not a whole .npy file")
+    refuse(tmp_path / "x.npy", r"x\.npy")
     buffer = io.BytesIO()
     np.save(buffer, np.array([Trap()], object), allow_pickle=True)
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as file:
         file.writestr("latent.npy", buffer.getvalue())
-    refuse(tmp_path / "x.npz", "not a whole .npz file")
+    refuse(tmp_path / "x.npz", r"x\.npz")
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_bad_text_in_a_png(tmp_path, text):
     info = PngInfo()
     info.add_text("taesd-jax", text)
     Image.new("RGBA", (8, 8)).save(tmp_path / "x.png", pnginfo=info)
-    refuse(tmp_path / "x.png", "not a whole .png file|this PNG holds ('4'|4.0)")
+    refuse(tmp_path / "x.png", r"x\.png")
 
 
 def test_the_range_of_a_png_is_stored_with_it(tmp_path):
@@ -182,32 +182,32 @@ def test_other_byte_orders_are_read_and_other_floats_refused(tmp_path):
     assert again.dtype.isnative
     np.testing.assert_array_equal(again, latent)
     np.save(tmp_path / "x.npy", latent.astype(np.longdouble))
-    refuse(tmp_path / "x.npy", "expected float32, float16, bfloat16, float64 of shape")
+    refuse(tmp_path / "x.npy", "float32, float16, bfloat16, float64")
 
 
 def test_files_of_the_wrong_kind(tmp_path):
     np.save(tmp_path / "x.npy", random_latent(4))
     (tmp_path / "x.npy").rename(tmp_path / "x.npz")
-    refuse(tmp_path / "x.npz", "not a whole .npz file")
+    refuse(tmp_path / "x.npz", r"x\.npz")
     np.savez(tmp_path / "y.npz", random_latent(4))
     (tmp_path / "y.npz").rename(tmp_path / "y.npy")
-    refuse(tmp_path / "y.npy", "expected one array, got NpzFile|not a whole")
+    refuse(tmp_path / "y.npy", r"y\.npy")
     with zipfile.ZipFile(tmp_path / "z.npz", "w") as file:
         file.writestr("latent", b"hello")
-    refuse(tmp_path / "z.npz", "expected one array, got bytes")
+    refuse(tmp_path / "z.npz", r"z\.npz.*bytes")
 
 
 @pytest.mark.parametrize("array", [np.zeros((2, 2, 4)), np.zeros((1, 2, 2, 4), np.int32)])
 def test_what_is_no_latent_is_not_written(tmp_path, array):
-    with pytest.raises(PictureError, match="latent must be floating point \\(n, h, w, z\\), got"):
+    with pytest.raises(PictureError, match=r"\(n, h, w, z\)"):
         write_latent(tmp_path / "x.npy", array, config=TAESD)
 
 
 def test_a_bad_size_in_an_array_file(tmp_path):
     np.savez(tmp_path / "x.npz", latent=random_latent(4), image_size=np.array([1.5, 2]))
-    refuse(tmp_path / "x.npz", "image_size must be two integers")
+    refuse(tmp_path / "x.npz", "image_size.*two integers")
     from safetensors.numpy import save_file
 
     metadata = {"image_size": json.dumps({"h": 1})}
     save_file({"latent": random_latent(4)}, tmp_path / "x.safetensors", metadata=metadata)
-    refuse(tmp_path / "x.safetensors", "image_size must be two integers")
+    refuse(tmp_path / "x.safetensors", "image_size.*two integers")

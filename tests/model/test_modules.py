@@ -19,6 +19,8 @@ torch = pytest.importorskip("torch")
 reference = pytest.importorskip("reference")
 to_numpy, to_torch = reference.to_numpy, reference.to_torch
 
+pytestmark = pytest.mark.oracle
+
 # Float32 sums in another order: 5e-5 is the promise on pictures of [-1, 1]. Random decoders give
 # outputs of up to 23, and roundings of up to 4e-6 of the largest (seen on two processors).
 FLOAT32, OF_LARGEST = 5e-5, 7e-6
@@ -118,6 +120,7 @@ def assert_same(got, expected):
     np.testing.assert_allclose(got, expected, atol=atol, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(CONFIGS))
 def test_whole_model(name):
     config = CONFIGS[name]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import SMALL, image, latent, random_model
+from models import SHORT, image, latent, random_model
 
 import taesd_jax
 from taesd_jax import AutoencoderTiny, Strips, Tiles
@@ -14,7 +14,6 @@ from taesd_jax.errors import PictureError
 from taesd_jax.io.images import to_uint8
 from taesd_jax.strategies.sharding import replicate, shard_images
 
-SHORT = SMALL.replace(num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1))
 POOLED = SHORT.replace(pool_channels=16)
 WAYS = {
     "full": {},
@@ -105,6 +104,7 @@ def test_float16_overflows_to_what_cannot_be_written(model):
     assert np.isfinite(np.asarray(in_range, "f4")).all()
 
 
+@pytest.mark.weights
 def test_float16_holds_what_the_published_models_compute(published, photos):
     for name in ("taesd", "taesdxl", "taesd3", "taef1"):
         vae = AutoencoderTiny.from_pretrained(published / name)

@@ -209,6 +209,7 @@ SLACK = 6
 
 
 # The others differ in the number of latent channels alone.
+@pytest.mark.weights
 @pytest.mark.parametrize("name", ["taesd", "taesdxl", "taef2"])
 def test_shipped_heads(published, photos, name):
     if name == "taef2":

@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.core import FrozenDict
-from models import SMALL, image, latent, random_model
+from models import SHORT, image, latent, random_model
 
 from taesd_jax import VARIANTS, AutoencoderTiny
 from taesd_jax.pipelines.linen import FlaxAutoencoderTiny
 
-SHORT = SMALL.replace(num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1))
 PROMPTS = ["a photograph of a cat", "a dog"]
 # The pipelines round to 8 bits nowhere: what remains is fusion inside their own jit.
 FUSION = 2e-6
@@ -121,6 +120,8 @@ def expected(vae, tiny):
     return np.clip(np.asarray(images) / 2 + 0.5, 0, 1)
 
 
+@pytest.mark.slow
+@pytest.mark.oracle
 def test_text_to_image(parts, tiny):
     pipe, params, vae = pipeline("FlaxStableDiffusionPipeline", parts, tiny)
     assert pipe.vae_scale_factor == 8
@@ -136,6 +137,8 @@ def test_text_to_image(parts, tiny):
     np.testing.assert_allclose(compiled(ids, params, key), images, atol=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.oracle
 def test_text_to_image_on_several_devices(parts, tiny):
     pipe, params, _ = pipeline("FlaxStableDiffusionPipeline", parts, tiny)
     ids, key = pipe.prepare_inputs(PROMPTS), jax.random.key(1)
@@ -150,6 +153,7 @@ def test_text_to_image_on_several_devices(parts, tiny):
         np.testing.assert_allclose(images[i], single(ids[i : i + 1], one, keys[i]), atol=1e-4)
 
 
+@pytest.mark.oracle
 def test_image_to_image(parts, tiny):
     from PIL import Image
 
@@ -171,6 +175,7 @@ def test_image_to_image(parts, tiny):
     np.testing.assert_allclose(compiled(ids, images, params, jax.random.key(1)), result, atol=1e-4)
 
 
+@pytest.mark.oracle
 def test_a_pipeline_folder(parts, tiny, tmp_path):
     import diffusers
 

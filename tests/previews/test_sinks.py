@@ -54,6 +54,7 @@ def test_terminal():
     assert text.count("▀" * 8) >= 1
 
 
+@pytest.mark.process
 def test_notebook():
     pytest.importorskip("IPython")
     code = """

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from models import SMALL, latent, random_model, with_heads
+from models import SHORT, latent, random_model, with_heads
 
 import taesd_jax
 from taesd_jax.io.images import to_uint8
@@ -16,7 +16,6 @@ from taesd_jax.previews.sinks import WriteAnimation
 from taesd_jax.previews.stream import PreviewStream, predict_x0
 
 STEPS = 10
-SHORT = SMALL.replace(num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1))
 
 
 @pytest.fixture(scope="module")

@@ -50,6 +50,7 @@ def test_all_strips_give_the_full_image(short, strips, size, dtype):
             np.testing.assert_allclose(got, full, atol=ROUNDING, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["taef2", "taesana"])
 def test_every_variant_gives_the_bits_of_the_full_image(name):
     # Its widths and activations; more blocks of the same would only be compiled longer.

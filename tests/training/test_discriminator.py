@@ -16,6 +16,7 @@ from taesd_jax.training.kernel_gradients import conv_fast_kernel_grad
 ROUNDING = 2e-5
 
 
+@pytest.mark.oracle
 def test_discriminator_is_pytorchs():
     torch = pytest.importorskip("torch")
     params = discriminator.init_discriminator(jax.random.key(0), latent_channels=4, width=8)

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
+@pytest.mark.process
 def test_killed_at_any_moment_it_goes_on_with_the_same_bits(photographs, teacher, tmp_path):
     seed = time.time_ns()  # other moments each time
     print(f"the moments' seed is {seed}")

@@ -96,6 +96,7 @@ def equal(a, b):
     return all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("beta2", [0.9, 0.999])
 def test_amsgrad_is_pytorchs(beta2):
     torch = pytest.importorskip("torch")
@@ -193,8 +194,8 @@ def test_the_target_is_sharpened():
     "weights",
     [
         {"mse": 1.0, "response": 0.1},
-        {"mse": 1.0, "adversarial": 0.1},
-        {"mse": 1.0, "patches": 1.0, "encoded_patches": 0.1},
+        pytest.param({"mse": 1.0, "adversarial": 0.1}, marks=pytest.mark.slow),
+        pytest.param({"mse": 1.0, "patches": 1.0, "encoded_patches": 0.1}, marks=pytest.mark.slow),
     ],
 )
 def test_eight_devices_equal_one(weights):

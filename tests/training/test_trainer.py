@@ -19,6 +19,7 @@ ROUNDING = 2e-5
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
+@pytest.mark.slow
 def test_both_components_share_a_folder_and_convert_to_diffusers(photographs, teacher, tmp_path):
     for component in ("encoder", "decoder"):
         run(photographs, teacher, tmp_path / "run", recipe={"component": component})

@@ -1,5 +1,7 @@
 """The architecture is read from names and shapes, strict about everything else."""
 
+import re
+
 import numpy as np
 import pytest
 from models import (
@@ -58,22 +60,22 @@ def test_every_wrong_tensor_is_listed_at_once():
     with pytest.raises(CheckpointError) as error:
         assemble(tensors)
     lines = str(error.value).split("\n")
-    assert lines[0] == (
-        "tensors: the tensors fit no model of this family; the nearest is taesd or taesdxl "
-        "(4 latent channels, 8x):"
-    )
-    assert sorted(lines[1:]) == [
-        "  decoder 3.conv.0.bias: expected shape (64,), got (63,)",
-        "  decoder 5.conv.2.weight: missing",
-        "  encoder 0.bias: missing",
-        "  encoder 3.conv.6.weight: unexpected",
+    assert "taesd or taesdxl" in lines[0]
+    # Each with its name; a wrong shape with both shapes.
+    wanted = [
+        r"decoder 3\.conv\.0\.bias.*\(64,\).*\(63,\)",
+        r"decoder 5\.conv\.2\.weight.*missing",
+        r"encoder 0\.bias.*missing",
+        r"encoder 3\.conv\.6\.weight.*unexpected",
     ]
+    for line, pattern in zip(sorted(lines[1:]), wanted, strict=True):
+        assert re.search(pattern, line)
 
 
 def test_a_custom_model_is_compared_with_itself():
     tensors = named(random_states(CONFIGS["wide"]), "module")
     del tensors["decoder.5.conv.2.bias"]
-    with pytest.raises(CheckpointError, match="fit no model.*:\n  decoder 5.conv.2.bias: missing$"):
+    with pytest.raises(CheckpointError, match=r"\n *decoder 5\.conv\.2\.bias: missing$"):
         assemble(tensors)
 
 
@@ -81,7 +83,7 @@ def test_a_custom_model_is_compared_with_itself():
 def test_a_lost_pool_weight_is_noticed(dropped):
     state = random_state("encoder", VARIANTS["taef2"])
     del state[dropped]
-    with pytest.raises(CheckpointError, match=f"encoder {dropped}: missing"):
+    with pytest.raises(CheckpointError, match=f"encoder {re.escape(dropped)}: missing"):
         assemble(state)
 
 
@@ -100,7 +102,7 @@ def test_an_encoder_without_its_first_layer_is_still_an_encoder():
     for config in (SMALL, VARIANTS["taesana"]):
         state = random_state("encoder", config)
         del state["0.weight"], state["0.bias"]
-        with pytest.raises(CheckpointError, match="encoder 0.weight: missing"):
+        with pytest.raises(CheckpointError, match=r"encoder 0\.weight: missing"):
             assemble(state)
 
 
@@ -114,7 +116,7 @@ def test_only_the_exact_flax_spelling_is_read():
         "encoder.layers_01.kernel",
     ):
         wrong = tensors | {extra: np.zeros((3, 3, 3, 8), np.float32)}
-        with pytest.raises(CheckpointError, match=rf"belong to no component .*\['{extra}'\]"):
+        with pytest.raises(CheckpointError, match=re.escape(f"['{extra}']")):
             assemble(wrong)
 
 
@@ -128,10 +130,10 @@ def test_components_of_two_models_are_refused():
 
     with pytest.raises(
         CheckpointError,
-        match=r"the encoder is of taesd3 or taef1 \(16 latent channels, 8x\), the decoder of taesd",
+        match=r"encoder.*taesd3 or taef1.*16.*decoder.*taesd",
     ):
         mix("taesd3", "taesd")
-    with pytest.raises(CheckpointError, match="encoder and decoder belong to different models"):
+    with pytest.raises(CheckpointError, match="encoder.*taef2.*decoder.*taesana"):
         mix("taef2", "taesana")
     state = random_state("encoder", SMALL)
     with pytest.raises(CheckpointError, match="two encoders"):
@@ -141,11 +143,11 @@ def test_components_of_two_models_are_refused():
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["tiny_vae.encoder.layers.0.weight", "extra_encoder.conv.weight"], "fal's FLUX.2-Tiny"),
-        (["decoder.up_blocks.0.resnets.0.conv1.weight", "quant_conv.weight"], "full AutoencoderKL"),
-        (["encoder.down.0.block.0.conv1.weight", "encoder.mid.block_1.x"], "full VAE in its orig"),
-        (["model.weight"], "no tiny autoencoder of this family: expected tensors such as"),
-        ([], "got 0 tensors: none"),
+        (["tiny_vae.encoder.layers.0.weight", "extra_encoder.conv.weight"], r"FLUX\.2-Tiny"),
+        (["decoder.up_blocks.0.resnets.0.conv1.weight", "quant_conv.weight"], "AutoencoderKL"),
+        (["encoder.down.0.block.0.conv1.weight", "encoder.mid.block_1.x"], "VAE"),
+        (["model.weight"], r"model\.weight"),
+        ([], "0 tensors"),
     ],
 )
 def test_other_projects_are_named(names, message):
@@ -155,7 +157,5 @@ def test_other_projects_are_named(names, message):
 
 def test_a_stray_tensor_is_named():
     tensors = named(random_states(SMALL), "diffusers") | {"step": np.zeros(1, np.float32)}
-    with pytest.raises(
-        CheckpointError, match=r"tensors that belong to no component .*: \['step'\]"
-    ):
+    with pytest.raises(CheckpointError, match=r"\['step'\]"):
         assemble(tensors)

@@ -38,7 +38,7 @@ def test_round_trips_return_the_same_bits(tmp_path, name, layout, dtype):
         config = config.replace(raw_latent_scale=0.7, raw_latent_shift=0.1)
     path = tmp_path / "taesdxl.safetensors"
     if layout == "diffusers" and not config.fits_diffusers:
-        with pytest.raises(CheckpointError, match="diffusers' AutoencoderTiny cannot express"):
+        with pytest.raises(CheckpointError, match="'original', 'comfyui' or 'flax'"):
             taesd_jax.save(path, params, config, layout=layout)
         assert not list(tmp_path.iterdir())
         return
@@ -111,13 +111,13 @@ def test_comfyui_scalars_tell_the_variant():
             "vae_shift": np.zeros((), np.float32),
         }
         assert assemble(tensors | scalars, label="taesdxl").config.variant == name
-    with pytest.raises(CheckpointError, match="vae_scale must be one number"):
+    with pytest.raises(CheckpointError, match="vae_scale"):
         assemble(tensors | {"vae_scale": np.zeros(3, np.float32)})
 
 
 def test_comfyui_needs_the_variant(tmp_path):
     params, config, _ = assemble(named(random_states(VARIANTS["taesd3"]), "module"))
-    with pytest.raises(CheckpointError, match="whether this is taesd3 or taef1; name it"):
+    with pytest.raises(CheckpointError, match="taesd3 or taef1"):
         taesd_jax.save(tmp_path / "x.safetensors", params, config, layout="comfyui")
     taesd_jax.save(tmp_path / "x.safetensors", params, config.labelled("taef1"), layout="comfyui")
     stored = load_file(tmp_path / "x.safetensors")
@@ -129,9 +129,7 @@ def test_comfyui_needs_the_variant(tmp_path):
 def test_whole_layouts_need_both_components(tmp_path, layout):
     params, config = random_model(SMALL)
     del params["encoder"]
-    with pytest.raises(
-        CheckpointError, match="needs both components, but only the decoder is loaded"
-    ):
+    with pytest.raises(CheckpointError, match="only the decoder"):
         taesd_jax.save(tmp_path / "x", params, config, layout=layout)
 
 
@@ -173,26 +171,29 @@ def test_params_that_do_not_fit_are_not_written(tmp_path):
     params["decoder"]["layers_1"]["bias"] = np.zeros(5, np.float32)
     del params["encoder"]["layers_0"]
     params["decoder"]["layers_99"] = {"bias": np.zeros(2)}
-    with pytest.raises(CheckpointError, match="the params do not fit the config") as error:
+    with pytest.raises(CheckpointError, match="params") as error:
         taesd_jax.save(tmp_path / "x", params, config)
-    assert str(error.value).split("\n")[1:] == [
-        "  encoder.layers_0.kernel: expected (8, 3, 3, 3), got nothing",
-        "  encoder.layers_0.bias: expected (8,), got nothing",
-        "  decoder.layers_1.bias: expected (8,), got (5,)",
-        "  decoder.layers_99.bias: expected nothing, got (2,)",
+    # Every one with its name and what is there in place of what.
+    wanted = [
+        ("encoder.layers_0.kernel", "(8, 3, 3, 3)"),
+        ("encoder.layers_0.bias", "(8,)"),
+        ("decoder.layers_1.bias", "(8,)", "(5,)"),
+        ("decoder.layers_99.bias", "(2,)"),
     ]
-    with pytest.raises(CheckpointError, match="params must have 'encoder' or 'decoder'"):
+    for line, words in zip(str(error.value).split("\n")[1:], wanted, strict=True):
+        assert all(word in line for word in words), line
+    with pytest.raises(CheckpointError, match="'encoder' or 'decoder'"):
         taesd_jax.save(tmp_path / "x", {}, config)
     params, _ = random_model(SMALL)
     params["decoder"]["layers_1"]["bias"] = np.full(8, np.nan, np.float32)
     params["encoder"]["layers_0"]["bias"] = np.zeros(8, np.float64)
     with pytest.raises(
         CheckpointError,
-        match=r"must be finite and of .*: encoder.layers_0.bias, decoder.layers_1.bias",
+        match=r"encoder\.layers_0\.bias, decoder\.layers_1\.bias",
     ):
         taesd_jax.save(tmp_path / "x", params, config)
     for layout in ("pth", "module", "msgpack"):
-        with pytest.raises(ValueError, match="layout must be one of diffusers, original, comfyui"):
+        with pytest.raises(ValueError, match=f"diffusers, original, comfyui.*'{layout}'"):
             taesd_jax.save(tmp_path / "x", random_model(SMALL)[0], config, layout=layout)
     assert not list(tmp_path.iterdir())
 

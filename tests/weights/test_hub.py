@@ -1,5 +1,7 @@
 """Hub ids, through the real client, on a cache of the layout that it writes."""
 
+import re
+
 import pytest
 from models import SMALL, random_model, random_state
 from safetensors.numpy import save_file
@@ -53,10 +55,10 @@ def test_what_is_not_cached_is_not_found_offline(tmp_path):
     cache(tmp_path, "someone/empty")
     with pytest.raises(
         CheckpointNotFoundError,
-        match="no checkpoint in someone/empty in the local cache .offline.: expected",
+        match=r"someone/empty.*diffusion_pytorch_model\.safetensors",
     ):
         taesd_jax.load("someone/empty", cache_dir=tmp_path, local_files_only=True)
-    with pytest.raises(CheckpointNotFoundError, match="no checkpoint in someone/thing"):
+    with pytest.raises(CheckpointNotFoundError, match="someone/thing"):
         taesd_jax.load("someone/thing", cache_dir=tmp_path)
 
 
@@ -68,7 +70,7 @@ def test_a_local_folder_comes_before_the_hub(working_folder):
 
 @pytest.mark.parametrize("source", ["a/b/c", "./a/b", "/a/b", "a b/c", "a/b.safetensors", "-/x"])
 def test_what_is_no_hub_id_is_not_sent(source):
-    with pytest.raises(CheckpointNotFoundError, match="no checkpoint"):
+    with pytest.raises(CheckpointNotFoundError, match=re.escape(repr(source))):
         taesd_jax.load(source)
 
 
@@ -87,15 +89,19 @@ def hub_error(name):
 @pytest.mark.parametrize(
     ("name", "kind", "message"),
     [
-        ("RepositoryNotFoundError", CheckpointNotFoundError, "no repository a/b on the hub, or it"),
-        ("RevisionNotFoundError", CheckpointNotFoundError, "a/b has no revision 'v9'"),
-        ("GatedRepoError", CheckpointNotFoundError, "a/b is gated: ask for access"),
-        ("LocalEntryNotFoundError", CheckpointNotFoundError, "not in the local cache and the hub"),
-        ("EntryNotFoundError", CheckpointNotFoundError, "no checkpoint in a/b: expected one of"),
+        ("RepositoryNotFoundError", CheckpointNotFoundError, "a/b.* token="),
+        ("RevisionNotFoundError", CheckpointNotFoundError, "a/b .*'v9'"),
+        ("GatedRepoError", CheckpointNotFoundError, "a/b .*gated.* token="),
+        ("LocalEntryNotFoundError", CheckpointNotFoundError, "a/b .*cache.*from the hub$"),
+        (
+            "EntryNotFoundError",
+            CheckpointNotFoundError,
+            r"a/b.*diffusion_pytorch_model\.safetensors",
+        ),
         (
             "HfHubHTTPError",
             CheckpointError,
-            "a/b cannot be downloaded: HfHubHTTPError from the hub$",
+            "a/b .*HfHubHTTPError from the hub$",
         ),
     ],
 )

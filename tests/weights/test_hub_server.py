@@ -13,6 +13,8 @@ from models import SMALL, random_model
 
 import taesd_jax
 
+pytestmark = pytest.mark.process
+
 FILE = "diffusion_pytorch_model.safetensors"
 
 
@@ -95,16 +97,18 @@ def test_first_download_cache_and_offline(hub, client, offline, models, place):
 
 
 def test_what_is_not_there(hub, client, models, place):
-    assert (
-        "no repository some/nothing on the hub" in client.load("some/nothing", **place)["message"]
-    )
+    found = client.load("some/nothing", **place)
+    assert found["error"] == "CheckpointNotFoundError"
+    assert "some/nothing" in found["message"]
     hub.publish("some/other", {"README.md": b"x"})
     found = client.load("some/other", **place)
     assert found["error"] == "CheckpointNotFoundError"
-    assert "expected one of diffusion_pytorch_model.safetensors" in found["message"]
+    assert FILE in found["message"]
     hub.publish("some/there", models[0][0])
     found = client.load("some/there", **place, revision="v9")
-    assert "some/there has no revision 'v9'" in found["message"]
+    assert found["error"] == "CheckpointNotFoundError"
+    assert "some/there" in found["message"]
+    assert "'v9'" in found["message"]
 
 
 def test_what_is_refused(hub, client, models, place):
@@ -112,16 +116,24 @@ def test_what_is_refused(hub, client, models, place):
     hub.faults["some/gated"] = ["always 403"]
     found = client.load("some/gated", **place)
     assert found["error"] == "CheckpointNotFoundError"
-    assert "some/gated is gated: ask for access" in found["message"]
+    assert "some/gated is gated" in found["message"]
 
 
 def test_an_error_of_the_server_passes(hub, client, models, place):
     files, whole = models[0]
     hub.publish("some/ill", files)
     hub.faults["some/ill"] = ["500"]
+    hub.requests.clear()
     found = client.load("some/ill", **place)
-    # Older clients give up, newer ones try again.
-    assert found == whole or found["error"] in ("CheckpointError", "CheckpointNotFoundError")
+    asked = [path for method, path in hub.requests if method == "GET"]
+    # The hub's older clients give up at once, newer ones ask for the same file again.
+    if len(asked) > len(set(asked)):
+        assert found == whole
+    else:
+        assert found["error"] == "CheckpointError"
+        assert "some/ill" in found["message"]
+        assert "500" in found["message"]
+    assert hub.faults["some/ill"] == []
     assert client.load("some/ill", **place) == whole
 
 
@@ -152,7 +164,8 @@ def test_a_wrong_digest_never_loads(hub, client, offline, models, place):
     try:
         for each in (client, offline):
             message = each.load("some/wrong", **place)["message"]
-            assert "not what the hub sent, the digest differs: delete" in message
+            assert "digest differs" in message
+            assert FILE in message
     finally:
         del hub.statements[FILE]
     damaged = Path(message.split("delete ")[1].split(" and download")[0])
@@ -168,7 +181,9 @@ def test_a_file_damaged_in_the_cache_never_loads(hub, client, offline, models, p
     raw = bytearray(blob.read_bytes())
     raw[-3] ^= 1
     blob.write_bytes(raw)
-    assert "the digest differs" in offline.load("some/rotten", **place)["message"]
+    message = offline.load("some/rotten", **place)["message"]
+    assert "digest differs" in message
+    assert str(blob) in message
 
 
 def test_a_changed_revision_is_followed_and_an_old_one_stays(hub, client, models, place):
@@ -193,7 +208,8 @@ def test_a_pin_holds_revision_and_digest(hub, models, place):
     assert client.load("some/pinned", **place, revision="main") == is_now
     pin = ["some/pinned", first, digests | {FILE: "0" * 64}]
     message = client.load("some/pinned", **place, pin=pin)["message"]
-    assert "not the published file, expected SHA-256 000" in message
+    assert FILE in message
+    assert "SHA-256 000" in message
     client.close()
 
 
@@ -205,7 +221,8 @@ def test_a_repository_without_its_config_does_not_load_offline(hub, client, offl
     for config in Path(place["cache_dir"]).rglob("config.json"):
         config.unlink()
     message = offline.load("some/half", **place)["message"]
-    assert "some/half is in the local cache without its config.json" in message
+    assert "some/half" in message
+    assert "config.json" in message
     assert client.load("some/half", **place) == whole
 
 

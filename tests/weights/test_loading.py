@@ -28,6 +28,9 @@ from taesd_jax import (
 from taesd_jax.weights.names import file_name, to_flax
 from taesd_jax.weights.sources import label_of
 
+# A file that was cut or holds something else is named, and so is the kind that was expected.
+NOT_WHOLE = r"x\.safetensors.*safetensors file"
+
 
 def test_names_label_but_never_decide(tmp_path):
     assert label_of("TAESDXL_decoder") == "taesdxl"
@@ -46,7 +49,7 @@ def test_one_file_of_a_pair_is_half_a_model(tmp_path):
     for source in (path, tmp_path / "taesd_decoder.safetensors"):
         vae = taesd_jax.AutoencoderTiny.from_pretrained(source)
         assert list(vae.params) == ["decoder"]
-        with pytest.raises(ValueError, match="the encoder is not loaded; .*taesd_encoder.safetens"):
+        with pytest.raises(ValueError, match=r"encoder.*taesd_encoder\.safetensors"):
             vae.encode(np.zeros((1, 8, 8, 3), np.float32))
 
 
@@ -55,10 +58,10 @@ def test_folders(tmp_path):
     assert set(taesd_jax.load(tmp_path).params) == {"encoder", "decoder"}
     assert taesd_jax.load(tmp_path.parent, subfolder=tmp_path.name).config == SMALL
     shutil.copy(tmp_path / "taesd_encoder.safetensors", tmp_path / "other.safetensors")
-    with pytest.raises(CheckpointError, match="several checkpoints in .*name one of them"):
+    with pytest.raises(CheckpointError, match=r"other\.safetensors.*name one"):
         taesd_jax.load(tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointNotFoundError, match="expected diffusion_pytorch_model"):
+    with pytest.raises(CheckpointNotFoundError, match="diffusion_pytorch_model"):
         taesd_jax.load(tmp_path / "empty")
 
 
@@ -71,15 +74,15 @@ def test_config_must_describe_the_tensors(tmp_path):
         (tmp_path / "config.json").write_text(text)
         return taesd_jax.load(tmp_path)
 
-    with pytest.raises(CheckpointError, match="does not describe the tensors:\n.*expected shape"):
+    with pytest.raises(CheckpointError, match=r"\n.*16"):
         with_config(json.dumps(fields | {"latent_channels": 16}))
-    with pytest.raises(CheckpointError, match="expected a JSON object"):
+    with pytest.raises(CheckpointError, match=r"config\.json.*JSON"):
         with_config("{")
-    with pytest.raises(CheckpointError, match="expected a JSON object, got list"):
+    with pytest.raises(CheckpointError, match=r"config\.json.*JSON.*list"):
         with_config("[]")
-    with pytest.raises(CheckpointError, match="must be of class AutoencoderTiny"):
+    with pytest.raises(CheckpointError, match="AutoencoderTiny.*AutoencoderKL"):
         with_config(json.dumps({"_class_name": "AutoencoderKL"}))
-    with pytest.raises(CheckpointError, match="act_fn must be"):
+    with pytest.raises(CheckpointError, match="act_fn.*'exec'"):
         with_config(json.dumps(fields | {"act_fn": "exec"}))
     assert with_config(json.dumps(fields | {"act_fn": "silu"})).config.act_fn == "silu"
 
@@ -100,7 +103,7 @@ def test_configs_of_a_pair_must_agree(tmp_path):
     taesd_jax.save(path, params, VARIANTS["taesdxl"], layout="original")
     decoder = {"decoder": params["decoder"]}
     taesd_jax.save(path, decoder, VARIANTS["taesd"], layout="original")
-    with pytest.raises(CheckpointError, match="different models: the configs inside .* differ"):
+    with pytest.raises(CheckpointError, match=r"m_encoder\.safetensors.*m_decoder\.safetensors"):
         taesd_jax.load(path)
 
 
@@ -112,11 +115,11 @@ def test_scalars_must_agree_with_the_config_inside(tmp_path):
     assert taesd_jax.load(path).config.raw_latent_scale == 0.18215
     tensors = load_file(path) | {"vae_scale": np.array(0.13025, np.float32)}
     save_file(tensors, path, metadata={"config": json.dumps(config.to_dict())})
-    with pytest.raises(CheckpointError, match="vae_shift are 0.13025 and 0, but the config inside"):
+    with pytest.raises(CheckpointError, match="vae_shift.* 0.13025 and 0"):
         taesd_jax.load(path)
     for value in (np.nan, np.inf, -1):
         scalars = {"vae_scale": np.float32(value).reshape(())}
-        with pytest.raises(CheckpointError, match="raw_latent_scale must be"):
+        with pytest.raises(CheckpointError, match="raw_latent_scale"):
             assemble(named(random_states(SMALL), "comfyui") | scalars)
 
 
@@ -138,7 +141,7 @@ def test_a_file_is_a_better_label_than_its_folder(tmp_path):
 def test_weights_must_be_finite(value):
     state = random_state("decoder", SMALL)
     state["3.conv.2.bias"][4] = value
-    with pytest.raises(CheckpointError, match="NaN or infinity: decoder.layers_3.conv_2.bias"):
+    with pytest.raises(CheckpointError, match=r"decoder\.layers_3\.conv_2\.bias"):
         assemble(state)
 
 
@@ -154,43 +157,43 @@ class TestBrokenFiles:
             taesd_jax.load(path)
 
     def test_missing(self, tmp_path):
-        message = "no checkpoint '.*nothing.safetensors': expected a file, a folder, a pair"
+        message = r"'.*nothing\.safetensors'"
         self.refuse(tmp_path / "nothing.safetensors", message, CheckpointNotFoundError)
-        self.refuse("./nothing", "no checkpoint './nothing'", FileNotFoundError)
-        self.refuse("nothing", "or one of small, taesd, taesdxl", CheckpointNotFoundError)
-        self.refuse("x" * 5000, "no checkpoint 'xxx", CheckpointNotFoundError)
-        self.refuse("~nosuchuser/x", "no checkpoint '~nosuchuser", CheckpointNotFoundError)
+        self.refuse("./nothing", r"'\./nothing'", FileNotFoundError)
+        self.refuse("nothing", "small, taesd, taesdxl", CheckpointNotFoundError)
+        self.refuse("x" * 5000, "'xxx", CheckpointNotFoundError)
+        self.refuse("~nosuchuser/x", "'~nosuchuser", CheckpointNotFoundError)
 
     def test_empty(self, file):
         file.write_bytes(b"")
-        self.refuse(file, "the file is empty")
+        self.refuse(file, r"x\.safetensors.*empty")
 
     @pytest.mark.parametrize("keep", [1, 7, 8, 100, 3000, -1])
     def test_truncated(self, file, keep):
         file.write_bytes(file.read_bytes()[:keep])
-        self.refuse(file, "not a whole safetensors file")
+        self.refuse(file, NOT_WHOLE)
 
     def test_not_safetensors(self, file):
         file.write_bytes(b"\x89PNG\r\n" * 100)
-        self.refuse(file, "not a whole safetensors file")
+        self.refuse(file, NOT_WHOLE)
 
     def test_huge_shapes(self, file):
         header = {"0.weight": {"dtype": "F32", "shape": [2**40, 2**20], "data_offsets": [0, 4]}}
         text = json.dumps(header).encode()
         file.write_bytes(len(text).to_bytes(8, "little") + text + b"\0" * 4)
-        self.refuse(file, "not a whole safetensors file")
+        self.refuse(file, NOT_WHOLE)
 
     def test_huge_header(self, file):
         file.write_bytes((2**62).to_bytes(8, "little") + b"{}")
-        self.refuse(file, "not a whole safetensors file")
+        self.refuse(file, NOT_WHOLE)
 
     def test_other_dtypes(self, file):
         save_file({"1.weight": np.zeros((8, 4, 3, 3), np.int8)}, file)
-        self.refuse(file, "tensors must be one of F32, F16, BF16; 1.weight is I8")
+        self.refuse(file, r"F32, F16, BF16.*1\.weight.*I8")
 
     def test_folder_in_place_of_a_file(self, tmp_path):
         (tmp_path / "x.safetensors").mkdir()
-        self.refuse(tmp_path / "x.safetensors", "no checkpoint in")
+        self.refuse(tmp_path / "x.safetensors", r"x\.safetensors")
 
     def test_bad_metadata(self, file):
         for text in ("{", "[]", '{"latent_channels": []}'):
@@ -201,10 +204,10 @@ class TestBrokenFiles:
     def test_pickles_are_not_opened(self, tmp_path, name):
         path = tmp_path / name
         path.write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
-        self.refuse(path, "is a PyTorch pickle, which is not loaded here; .*taesd-jax convert")
-        self.refuse(tmp_path / f"no-{name}", "no such file", CheckpointNotFoundError)
+        self.refuse(path, f"{name}.*taesd-jax convert")
+        self.refuse(tmp_path / f"no-{name}", f"no-{name}", CheckpointNotFoundError)
 
     def test_a_pair_of_pickles_is_named_as_such(self, tmp_path):
         (tmp_path / "taef2_decoder.pth").write_bytes(b"x")
-        self.refuse(tmp_path / "taef2", "is a PyTorch pickle")
-        self.refuse(tmp_path, "taef2_decoder.pth are PyTorch pickles, name one", FileNotFoundError)
+        self.refuse(tmp_path / "taef2", "PyTorch pickle.*taesd-jax convert")
+        self.refuse(tmp_path, r"taef2_decoder\.pth.*PyTorch pickle.*name one", FileNotFoundError)

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 import taesd_jax
 from taesd_jax import VARIANTS, AutoencoderTiny, CheckpointError
-from taesd_jax.weights.thumbnail_files import SHIPPED, read_heads
+from taesd_jax.weights.thumbnail_files import MAX_HEADS, SHIPPED, read_heads
 
 SHORT = SMALL.replace(num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(2, 1, 2, 1))
 
@@ -49,9 +49,9 @@ def test_a_changed_decoder_has_no_heads_of_another(tmp_path, how):
     params = with_heads(params, config)
     taesd_jax.save_heads(tmp_path / "heads.safetensors", params, name="mine")
     tuned = changed(params, how)
-    with pytest.raises(CheckpointError, match="heads for mine, not for this decoder"):
+    with pytest.raises(CheckpointError, match=r"heads\.safetensors.*mine"):
         taesd_jax.add_heads(tuned, tmp_path / "heads.safetensors")
-    with pytest.raises(CheckpointError, match="heads named mine for another decoder"):
+    with pytest.raises(CheckpointError, match=r"heads\.safetensors.*mine.*another name"):
         taesd_jax.save_heads(tmp_path / "heads.safetensors", tuned, name="mine")
     assert "heads" not in taesd_jax.add_heads(tuned | {"heads": params["heads"]})
     assert taesd_jax.add_heads({"encoder": {}}) == {"encoder": {}}
@@ -59,9 +59,9 @@ def test_a_changed_decoder_has_no_heads_of_another(tmp_path, how):
 
 def test_names_and_absent_heads_are_refused(tmp_path):
     params, config = random_model(SHORT)
-    with pytest.raises(ValueError, match=r"must not have a dot, got 'v1\.5'"):
+    with pytest.raises(ValueError, match=r"dot.*'v1\.5'"):
         taesd_jax.save_heads(tmp_path / "x", with_heads(params, config), name="v1.5")
-    with pytest.raises(ValueError, match="params have no heads"):
+    with pytest.raises(ValueError, match="fit_heads"):
         taesd_jax.save_heads(tmp_path / "x", params, name="v1")
     assert not (tmp_path / "x").exists()
 
@@ -70,7 +70,7 @@ def test_a_file_that_is_not_one_of_heads(tmp_path):
     path = tmp_path / "x.safetensors"
     for name in ("a.2.kernel", "a.fingerprint", "b"):
         save_file({name: np.zeros(3, np.float32)}, path)
-        with pytest.raises(CheckpointError, match="not a file that `taesd-jax fit-heads` wrote"):
+        with pytest.raises(CheckpointError, match=r"x\.safetensors.*taesd-jax fit-heads"):
             read_heads(path)
 
 
@@ -94,6 +94,7 @@ def test_what_the_shipped_heads_say_of_themselves():
         assert not set(entry.notes["photographs"]) & set(entry.notes["held_out"])
 
 
+@pytest.mark.weights
 def test_every_shipped_head_is_found(published):
     for name in ("taesd3", "taef1"):
         assert "heads" in taesd_jax.add_heads(taesd_jax.load(published / name).params)
@@ -119,11 +120,11 @@ def test_two_that_save_at_once_are_both_kept(tmp_path):
     [
         (
             lambda t: t | {"a.2.bias": t["a.2.bias"] * np.float32("inf")},
-            "NaN or infinity: a.2.bias",
+            r"NaN.*a\.2\.bias",
         ),
-        (lambda t: t | {"a.2.bias": np.zeros(5, "f4")}, "not a file that `taesd-jax fit-heads`"),
-        (lambda t: t | {"a.2.kernel": t["a.2.kernel"][0]}, "not a file that `taesd-jax fit-heads`"),
-        (lambda t: t | {"a.fingerprint": np.zeros((4, 3), "f4")}, "not a file that `taesd-jax"),
+        (lambda t: t | {"a.2.bias": np.zeros(5, "f4")}, "taesd-jax fit-heads"),
+        (lambda t: t | {"a.2.kernel": t["a.2.kernel"][0]}, "taesd-jax fit-heads"),
+        (lambda t: t | {"a.fingerprint": np.zeros((4, 3), "f4")}, "taesd-jax fit-heads"),
     ],
 )
 def test_heads_from_strangers(tmp_path, change, message):
@@ -150,5 +151,5 @@ def test_heads_larger_than_their_bound_are_not_read(tmp_path):
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + place)
-    with pytest.raises(CheckpointError, match="expected heads of at most"):
+    with pytest.raises(CheckpointError, match=f"at most {MAX_HEADS} bytes"):
         read_heads(path)
