@@ -87,7 +87,7 @@ def iter_encode(
     """
     check_image(images, config)
     strategy = strategy or Strips(rows=4)
-    if strategy.full_stages is None:
+    if isinstance(strategy, Strips) and strategy.full_stages is None:
         strategy = dataclasses.replace(strategy, full_stages=min_full_stages(config))
     computation = Computation.of("encoder", images, config=config, dtype=dtype)
     return _iterate(params, images, computation, strategy, start)

@@ -112,9 +112,7 @@ def decode(
         out_dtype: Dtype of the images; by default `dtype`. "uint8" clips them to [-1, 1], maps that
             to 0 to 255 and rounds to nearest, on the device: a quarter of the bytes on their way to
             the host. NaN becomes 0.
-        remat: Recompute each block in the backward pass instead of storing its activations; a GPU
-            or TPU then needs less memory, while XLA's CPU compiler merges the two again. It has no
-            effect on strips, tiles and thumbnails.
+        remat: As for `encode`; it has no effect on thumbnails either.
 
     Returns:
         Images (n, 8h * scale, 8w * scale, 3) of about [-1, 1], not clipped but for uint8; 32 in

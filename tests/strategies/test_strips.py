@@ -169,6 +169,8 @@ def test_strips_must_fit(short):
             decode(params, z, config=config, strategy=wrong)
     with pytest.raises(TypeError, match=r"strategy must be Strips\(\), got Tiles"):
         iter_decode(params, z, config=config, strategy=Tiles())
+    with pytest.raises(TypeError, match=r"strategy must be Strips\(\), got Tiles"):
+        iter_encode(params, image(config, (32, 32)), config=config, strategy=Tiles())
 
 
 def test_wrong_arrays_are_refused_before_any_work(short):
