@@ -180,8 +180,8 @@ def test_every_public_name_has_a_docstring():
     # In its source: dataclasses and named tuples write one of their own where there is none.
     import taesd_jax
 
-    things = {name: getattr(taesd_jax, name) for name in taesd_jax.__all__ if name != "VARIANTS"}
-    for name, thing in things.items():
+    for name in set(taesd_jax.__all__) - {"VARIANTS", "Strategy"}:  # a table and a union
+        thing = getattr(taesd_jax, name)
         (node,) = ast.parse(inspect.getsource(inspect.unwrap(thing))).body
         members = node.body if isinstance(node, ast.ClassDef) else []
         # Of overloads only the last, the function itself, stays.
