@@ -129,7 +129,7 @@ def test_a_loss_that_is_not_finite_stops_it(photographs, teacher, tmp_path):
 def test_what_was_trained_gives_the_same_images_in_pytorch(photographs, teacher, tmp_path):
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
-    from convert.torch_modules import TorchAutoencoderTiny
+    from taesd_jax.convert.torch_modules import TorchAutoencoderTiny
 
     latent = np.random.default_rng(0).normal(size=(1, 4, 6, 4)).astype("f4")
     narrow = SMALL.replace(decoder_block_out_channels=(8, 8, 4, 4))
