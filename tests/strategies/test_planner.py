@@ -159,12 +159,24 @@ def test_questions_that_make_no_sense_are_refused(vae):
     vae.memory_budget = None
 
 
-def test_float64_takes_twice_the_memory():
-    narrow, wide = (
-        choose(Computation("decoder", SMALL, dtype, dtype), (1, 64, 64, 4), "gpu", Limits())
-        for dtype in ("float32", "float64")
+@pytest.mark.parametrize(
+    ("dtype", "platform", "share"),
+    [
+        ("float64", "cpu", 2),
+        ("float64", "gpu", 2),
+        ("bfloat16", "gpu", 0.5),
+        ("float16", "gpu", 0.5),
+        ("bfloat16", "cpu", 1),
+        ("bfloat16", "tpu", 1),
+    ],
+)
+def test_memory_depends_on_dtype_and_platform(dtype, platform, share):
+    other, plain = (
+        choose(Computation("decoder", SMALL, name, name), (1, 64, 64, 4), platform, Limits())
+        for name in (dtype, "float32")
     )
-    assert wide.temporary_bytes == 2 * narrow.temporary_bytes
+    assert type(other.strategy) is type(plain.strategy)
+    assert other.temporary_bytes == pytest.approx(share * plain.temporary_bytes, abs=1)
 
 
 def test_a_traced_batch_is_not_cut(vae):
