@@ -7,7 +7,6 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding
@@ -178,7 +177,7 @@ def run(
     # XLA's partitioner cannot divide kernels; where only the batch is divided, it need not.
     sharding = batch_sharding(x) if computation.multiprocessors else None
     # JAX may read a NumPy array after the call has returned.
-    x = jnp.array(x) if isinstance(x, np.ndarray) else x
+    x = x.copy() if isinstance(x, np.ndarray) else x
     return _run(params, x, computation, strategy, batch_size, sharding)
 
 
