@@ -18,7 +18,7 @@ from flax import nnx
 from taesd_jax.config import AutoencoderTinyConfig
 from taesd_jax.io.images import pad_image, read_image
 from taesd_jax.model.functional import bind
-from taesd_jax.model.layers import COMPONENTS, Component, Layer, layers_of
+from taesd_jax.model.layers import COMPONENTS, Component, Layer, build_layers
 from taesd_jax.model.modules import Decoder, Encoder, apply_layer
 
 from .state_dicts import to_array, to_tensor
@@ -157,7 +157,7 @@ def _compare(
     with torch.no_grad():
         truth = _to_nchw(x)
         activation = (truth + 1) / 2 if component == "encoder" else truth
-        for layer in layers_of(component, config):
+        for layer in build_layers(component, config):
             # An upsample stands before its convolution in the published sequence.
             start = layer.index - (layer.kind == "upsample_conv")
             stop = layer.index + 1 + bool(layer.activation)

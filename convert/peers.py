@@ -139,7 +139,7 @@ def _diffusers(
 
     logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as folder:
-        save(folder, params, config, layout="diffusers")
+        save(folder, params, config, format="diffusers")
         model = AutoencoderTiny.from_pretrained(folder, low_cpu_mem_usage=False)
     return _Method(model, component).eval()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..config import VARIANTS, AutoencoderTinyConfig
 from ..errors import CheckpointError
-from ..model.layers import COMPONENTS, Component, layers_of
+from ..model.layers import COMPONENTS, Component, build_layers
 from .names import Shape, tensor_shapes
 
 Shapes = Mapping[Component, Mapping[str, Shape]]
@@ -55,7 +55,7 @@ def difference(shapes: Shapes, config: AutoencoderTinyConfig) -> list[str]:
     """List, a line each, the tensors that keep `shapes` from being those of `config`."""
     lines = []
     for component, got in shapes.items():
-        want = tensor_shapes(layers_of(component, config))
+        want = tensor_shapes(build_layers(component, config))
         lines += [f"  {component} {k}: missing" for k in want if k not in got]
         lines += [f"  {component} {k}: unexpected" for k in got if k not in want]
         lines += [

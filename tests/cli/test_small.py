@@ -37,7 +37,7 @@ def test_it_speaks_taesds_latents(small):
     assert small.config.raw_latent_scale == VARIANTS["taesd"].raw_latent_scale
     assert (small.config.latent_channels, small.config.spatial_factor) == (4, 8)
     assert small.config.name_or_path == "small"
-    assert load("small").scheme == "flax"
+    assert load("small").format == "flax"
 
 
 @pytest.mark.slow
@@ -84,7 +84,7 @@ def test_the_first_command_needs_nothing(working_folder, capsys):
 def test_what_is_on_disk_comes_before_the_bundled_model(working_folder):
     config = VARIANTS["taesd"]
     vae = AutoencoderTiny.init(jax.random.key(0), config)
-    vae.save_pretrained("small", layout="original")
+    vae.save_pretrained("small", format="original")
     assert load("small").config.decoder_block_out_channels == (64, 64, 64, 64)
 
 

@@ -220,7 +220,9 @@ def time_table(report, peers, rounds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--models", nargs="*", default=["taesd"], help="also taef2, taesana: a minute each")
+    parser.add_argument(
+        "--models", nargs="*", default=["taesd"], help="also taef2, taesana: a minute each"
+    )
     parser.add_argument("--peers", nargs="*", default=PEERS)
     parser.add_argument("--rounds", type=int, default=15)
     args = parser.parse_args()
