@@ -25,7 +25,7 @@ from .options import expand, load_checkpoint, read_shrunk, real
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fit heads for small pictures and write them into a file of heads, beside those of others."""
+    """Fit the thumbnails of a model and add them to a file of thumbnails."""
     held_out = expand(args.held_out)
     away = {real(path) for path in held_out}
     pictures = [path for path in expand(args.pictures) if real(path) not in away]
@@ -45,8 +45,7 @@ def run(args: argparse.Namespace) -> int:
     images = [
         read_shrunk(paths, args.side, config.spatial_factor) for paths in (pictures, held_out)
     ]
-    heads, psnr = fit_thumbnails(params, *images, config=config, progress=progress)
-    params["thumbnails"] = heads
+    params["thumbnails"], psnr = fit_thumbnails(params, *images, config=config, progress=progress)
     work = _shares(params, list(psnr), config)
     notes = {
         "psnr": {thumbnail_name(s): round(float(np.mean(v)), 2) for s, v in psnr.items() if v},

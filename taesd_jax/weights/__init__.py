@@ -1,7 +1,8 @@
 """Load and save checkpoints of every published format; needs no torch and starts no backend."""
 
-from .loading import Checkpoint, Part, assemble, load, missing_file
+from .loading import Checkpoint, Part, assemble, load
 from .saving import Format, save, serialise
+from .sources import missing_file
 from .thumbnail_files import add_thumbnails, save_thumbnails
 
 __all__ = [

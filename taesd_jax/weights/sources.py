@@ -118,6 +118,18 @@ def variant_from_name(name: str) -> str:
     return next((word for word in words if word in VARIANTS), "")
 
 
+def missing_file(source: str, component: Component) -> str:
+    """Return a sentence on which file to load for the component that `source` lacks."""
+    other = "decoder" if component == "encoder" else "encoder"
+    for suffix in (".safetensors", ".pth"):
+        if source.endswith(f"_{other}{suffix}"):
+            stem = source.removesuffix(f"_{other}{suffix}")
+            return f"load {stem!r}, which needs {stem}_{component}{suffix} beside that file"
+        if source and Path(f"{source}_{other}{suffix}").is_file():
+            return f"add the missing file {source}_{component}{suffix}"
+    return f"load a checkpoint with {component} tensors"
+
+
 def _find_in_folder(folder: Path) -> Files:
     config = folder / CONFIG_FILE
     config = config if config.is_file() else None

@@ -210,7 +210,7 @@ def test_the_parity_report_holds_its_bounds(name):
         del params["decoder"]
     report = convert.parity_report(params, config)
     assert report.ok, report.table()
-    layers = [row for row in report.rows if row.layer != "whole"]
+    layers = [row for row in report.rows if row.layer != "full"]
     per_component = {"taesd": (15, 17), "taef2": (15, 17), "taesana": (18, 0)}[name]
     for component, count in zip(("encoder", "decoder"), per_component, strict=True):
         assert sum(row.component == component for row in layers) == 3 * count
@@ -233,7 +233,7 @@ def test_the_parity_report_sees_a_difference(monkeypatch):
     report = parity.parity_report({"decoder": params["decoder"]}, config)
     bad = {(row.layer, row.dtype) for row in report.rows if not row.ok}
     assert ("5 block", "float32") in bad
-    assert ("whole", "float32") in bad
+    assert ("full", "float32") in bad
     assert ("4 block", "float32") not in bad
     assert not report.ok
     assert f"{len(bad)} rows" in report.table()

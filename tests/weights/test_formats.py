@@ -1,4 +1,4 @@
-"""Formats of files: every format in and out, bit for bit."""
+"""Formats of checkpoints: each in and out, bit for bit."""
 
 import os
 
@@ -128,7 +128,7 @@ def test_comfyui_needs_the_variant(tmp_path):
 
 
 @pytest.mark.parametrize("format", ["diffusers", "comfyui"])
-def test_whole_layouts_need_both_components(tmp_path, format):
+def test_some_formats_need_both_components(tmp_path, format):
     params, config = random_model(SMALL)
     del params["encoder"]
     with pytest.raises(CheckpointError, match="only the decoder"):

@@ -46,9 +46,9 @@ def test_a_repository_with_one_file_or_a_pair(tmp_path):
     files = cache(tmp_path, "someone/pair")
     taesd_jax.save(files / "sub" / "pair", params, config, format="original")
     assert set(taesd_jax.load("someone/pair", subfolder="sub", **options).params) == set(params)
-    files = cache(tmp_path, "someone/half")
-    save_file(random_state("decoder", SMALL), files / "half_decoder.safetensors")
-    assert list(taesd_jax.load("someone/half", **options).params) == ["decoder"]
+    files = cache(tmp_path, "someone/decoder")
+    save_file(random_state("decoder", SMALL), files / "decoder_decoder.safetensors")
+    assert list(taesd_jax.load("someone/decoder", **options).params) == ["decoder"]
 
 
 def test_what_is_not_cached_is_not_found_offline(tmp_path):

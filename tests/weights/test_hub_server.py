@@ -197,15 +197,15 @@ def test_a_changed_revision_is_followed_and_an_old_one_stays(hub, client, models
 
 def test_a_repository_without_its_config_does_not_load_offline(hub, client, offline, models, place):
     files, whole = models[0]
-    hub.publish("some/half", files)
-    assert client.load("some/half", **place) == whole
+    hub.publish("some/interrupted", files)
+    assert client.load("some/interrupted", **place) == whole
     # As a client leaves it that is killed between the two files.
     for config in Path(place["cache_dir"]).rglob("config.json"):
         config.unlink()
-    message = offline.load("some/half", **place)["message"]
-    assert "some/half" in message
+    message = offline.load("some/interrupted", **place)["message"]
+    assert "some/interrupted" in message
     assert "config.json" in message
-    assert client.load("some/half", **place) == whole
+    assert client.load("some/interrupted", **place) == whole
 
 
 def test_all_files_are_of_one_commit(hub, client, models, place):

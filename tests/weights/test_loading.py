@@ -43,7 +43,7 @@ def test_names_label_but_never_decide(tmp_path):
     assert taesd_jax.load(tmp_path / "taesdxl").config.variant == "taesdxl"
 
 
-def test_one_file_of_a_pair_is_half_a_model(tmp_path):
+def test_one_file_of_a_pair_is_one_component(tmp_path):
     path = write_pair(tmp_path)
     (tmp_path / "taesd_encoder.safetensors").unlink()
     for source in (path, tmp_path / "taesd_decoder.safetensors"):
