@@ -1,6 +1,8 @@
 """The PyTorch side: .pth files, state dicts and modules both ways, and a parity report.
 
-Needs PyTorch; the library itself does not.
+Needs PyTorch: pip install 'taesd-jax[torch]'. pip installs this folder as `taesd_jax.convert`
+(package-dir in pyproject.toml). It stands outside the library, which never imports torch. Files in
+it import each other relatively and the library by name.
 """
 
 from .parity import ParityReport, parity_report

@@ -1,4 +1,4 @@
-"""`python -m convert SOURCE TARGET`: what `taesd-jax convert` does, from a checkout."""
+"""`python -m convert SOURCE TARGET` in a checkout runs `taesd-jax convert`."""
 
 import sys
 

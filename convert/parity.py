@@ -1,4 +1,4 @@
-"""A report on how far ours is from PyTorch, layer by layer and whole."""
+"""A report on the differences from PyTorch, of each layer and of the full components."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from flax import nnx
 from taesd_jax.config import AutoencoderTinyConfig
 from taesd_jax.io.images import pad_image, read_image
 from taesd_jax.model.functional import bind
-from taesd_jax.model.layers import COMPONENTS, Component, Layer, layers_of
+from taesd_jax.model.layers import COMPONENTS, Component, Layer, Params, build_layers
 from taesd_jax.model.modules import Decoder, Encoder, apply_layer
 
 from .state_dicts import to_array, to_tensor
 from .torch_modules import TorchAutoencoderTiny
 
-# Float32 sums of 64 x 9 products in another order, through some 40 convolutions: errors near 5e-6
-# were seen on [-1, 1]. Larger activations are allowed as much more as they are larger.
+# Sums of 64 x 9 float32 products in another order, through some 40 convolutions, differed by 5e-6
+# on [-1, 1]. The bound is relative to activations larger than 1.
 FLOAT32_BOUND = 5e-5
-# Both round at every layer; ours must not be noticeably worse at it.
+# Largest ratio of our mean error in half precision to PyTorch's; both round at every layer.
 HALF_RATIO = 1.2
-# What PyTorch's own error in a dtype is measured with.
+# PyTorch's error in the first dtype is its difference between float32 and the second.
 OTHER = {"float32": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Below this the two are equal as far as the dtype can tell: one step at 1 is 2^-7 and 2^-10.
+# Mean errors below these, relative to the scale, always pass: one step at 1 is 2^-7 and 2^-10.
 _FLOORS = {"bfloat16": 2**-12, "float16": 2**-15}
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The error of one layer or component, ours against PyTorch's float32.
+    """The errors of one layer or component against PyTorch's float32.
 
     Attributes:
         component: "encoder" or "decoder".
-        layer: Index and kind, or "whole".
+        layer: Index and kind, or "full".
         dtype: Dtype of the computation.
         shape: Shape of the output, NHWC.
         scale: Largest absolute value of PyTorch's float32 output.
-        max_error: Largest absolute error of ours.
-        mean_error: Mean absolute error of ours.
-        torch_max_error: Largest absolute error of PyTorch itself: of its float32 against its
-            float64, and of its half precision against its float32.
-        torch_mean_error: The mean of the same.
+        max_error: Our largest absolute error.
+        mean_error: Our mean absolute error.
+        torch_max_error: PyTorch's own largest absolute error: of its float32 against its float64,
+            or of its half precision against its float32.
+        torch_mean_error: The same, mean instead of largest.
         ok: Whether the bound for this dtype holds.
     """
 
@@ -67,14 +67,14 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class ParityReport:
-    """All rows; `ok` if each holds its bound."""
+    """The rows of a report."""
 
     variant: str | None
     rows: tuple[Row, ...]
 
     @property
     def ok(self) -> bool:
-        """Whether every bound holds."""
+        """Whether every row holds its bound."""
         return all(row.ok for row in self.rows)
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class ParityReport:
         }
 
     def table(self) -> str:
-        """Return the report as text, a line a row."""
+        """Return the report as text, a line for each row."""
         head = f"{'component':<11}{'layer':<18}{'dtype':<10}{'max error':>11}{'mean error':>12}"
         lines = [f"{head}{'torch max':>11}{'torch mean':>12}"]
         for row in self.rows:
@@ -111,22 +111,22 @@ class ParityReport:
 
 
 def parity_report(
-    params: dict[str, Any],
+    params: Params,
     config: AutoencoderTinyConfig,
     *,
     image: str | os.PathLike[str] | np.ndarray | None = None,
     seed: int = 0,
 ) -> ParityReport:
-    """Run both frameworks on one picture and compare every layer and both components.
+    """Run both frameworks on one image and compare every layer and both components.
 
-    A layer is fed PyTorch's float32 activation, so that its row shows its own error alone; "whole"
-    rows show what accumulates.
+    Each layer gets PyTorch's float32 activation as input, so that its row shows its error alone.
+    The rows "full" show the accumulated error.
 
     Args:
         params: {"encoder": ..., "decoder": ...}; either component may be absent.
         config: Architecture.
-        image: Picture file or image (h, w, 3) in [-1, 1]; smooth noise by default.
-        seed: For the default image, and for the latent where there is no encoder.
+        image: Image file, or image (h, w, 3) in [-1, 1]; smooth noise by default.
+        seed: Seed of the default image, and of the latent where there is no encoder.
     """
     image = read_image(image) if isinstance(image, (str, os.PathLike)) else image
     if image is None:
@@ -141,14 +141,14 @@ def parity_report(
         inputs["decoder"] = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
     for component in COMPONENTS:
         if component in params:
-            found, result = _compare(params, config, component, inputs[component])
-            rows += found
+            component_rows, result = _compare(params, config, component, inputs[component])
+            rows += component_rows
             inputs["decoder"] = result
     return ParityReport(config.variant, tuple(rows))
 
 
 def _compare(
-    params: dict[str, Any], config: AutoencoderTinyConfig, component: Component, x: np.ndarray
+    params: Params, config: AutoencoderTinyConfig, component: Component, x: np.ndarray
 ) -> tuple[list[Row], np.ndarray]:
     reference = TorchAutoencoderTiny(params, config)
     sequence = getattr(reference, component)
@@ -157,28 +157,28 @@ def _compare(
     with torch.no_grad():
         truth = _to_nchw(x)
         activation = (truth + 1) / 2 if component == "encoder" else truth
-        for layer in layers_of(component, config):
-            # An upsample stands before its convolution in the published sequence.
+        for layer in build_layers(component, config):
+            # The published sequence has an upsample before its convolution.
             start = layer.index - (layer.kind == "upsample_conv")
             stop = layer.index + 1 + bool(layer.activation)
             layers = torch.nn.Sequential(*list(sequence)[start:stop])
-            feed, activation = activation, layers(activation)
+            before, activation = activation, layers(activation)
             ours = _compiled(module, layer)
             for dtype in OTHER:
-                got = ours(jnp.asarray(_to_nhwc(feed), dtype=dtype)).astype(dtype)
-                other = _in_dtype(layers, feed, OTHER[dtype])
+                got = ours(jnp.asarray(_to_nhwc(before), dtype=dtype)).astype(dtype)
+                other = _in_dtype(layers, before, OTHER[dtype])
                 name = f"{layer.index} {layer.kind}"
                 rows.append(_row(component, name, dtype, got, activation, other))
         expected = sequence(truth)
         for dtype in OTHER:
             got = jax.jit(lambda x: module(x))(jnp.asarray(x, dtype=dtype))
             other = _in_dtype(sequence, truth, OTHER[dtype])
-            rows.append(_row(component, "whole", dtype, got, expected, other))
+            rows.append(_row(component, "full", dtype, got, expected, other))
     return rows, _to_nhwc(expected)
 
 
 def _compiled(module: Encoder | Decoder, layer: Layer) -> Callable[[jax.Array], jax.Array]:
-    """Return one layer of `module` as a function; equal layers share what they compile."""
+    """Return one layer of a module as a function; equal layers share a compiled program."""
     if layer.kind == "clamp":
         return jax.jit(lambda x: apply_layer(module, layer, x))
     graph, params = nnx.split(getattr(module, layer.name))

@@ -1,4 +1,4 @@
-"""What users would pick instead, running the same weights: the peers of `taesd-jax bench`."""
+"""The peers of `taesd-jax bench`: other libraries running the same weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from taesd_jax.config import AutoencoderTinyConfig
-from taesd_jax.model.layers import Component
+from taesd_jax.model.layers import Component, Params
 from taesd_jax.weights import save
 
 from .torch_modules import TorchAutoencoderTiny
@@ -26,7 +26,7 @@ Peer = tuple[Callable[[], Any], Callable[[Any], Any], Callable[[Any], np.ndarray
 
 def make_peer(
     name: str,
-    params: dict[str, Any],
+    params: Params,
     config: AutoencoderTinyConfig,
     component: Component,
     x: np.ndarray,
@@ -34,25 +34,25 @@ def make_peer(
     dtype: str,
     threads: int,
 ) -> Peer:
-    """Return how to start one component on x, wait for its result, and fetch it, NHWC and float32.
+    """Return functions that start a component on x, wait, and fetch its NHWC float32 result.
 
-    PyTorch runs diffusers' `AutoencoderTiny`, or our reference where that cannot express the model
-    or is not installed: "eager" in PyTorch's own layout, as users run it, "channels_last", that as
-    a "cuda_graph", and by `torch.compile`, on a GPU with its mode "reduce-overhead". ONNX Runtime
-    and OpenVINO run what they make of the PyTorch component.
+    PyTorch runs diffusers' `AutoencoderTiny`, or our modules where that cannot express the model or
+    is not installed. ONNX Runtime and OpenVINO convert our PyTorch modules.
 
     Args:
-        name: As above, or "compile" for `torch.compile`.
+        name: "eager" (PyTorch in NCHW, as users run it), "channels_last", "cuda_graph" (a recorded
+            graph of the latter), "compile" (`torch.compile`, on a GPU in mode "reduce-overhead"),
+            "onnxruntime" or "openvino".
         params: Both components.
         config: Architecture.
-        component: Which component.
+        component: "encoder" or "decoder".
         x: Its input, NHWC.
         dtype: "float32" or "bfloat16".
-        threads: Threads to use on a CPU.
+        threads: Number of CPU threads.
 
     Raises:
-        ImportError: It is not installed.
-        ValueError: It cannot run this dtype.
+        ImportError: The peer is not installed.
+        ValueError: The peer cannot run this dtype.
     """
     torch.set_num_threads(threads)
     example = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
@@ -95,7 +95,7 @@ def _torch(name: str, model: nn.Module, example: torch.Tensor, dtype: torch.dtyp
 
 
 def _record(run: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
-    """Return a function that replays run's kernels as one CUDA graph."""
+    """Return a function that replays the kernels of `run` as one CUDA graph."""
     if not torch.cuda.is_available():
         raise ValueError("CUDA graphs need a GPU")
     with torch.inference_mode():
@@ -129,9 +129,7 @@ class _Method(nn.Module):
         return run(x, return_dict=False)[0]
 
 
-def _diffusers(
-    params: dict[str, Any], config: AutoencoderTinyConfig, component: Component
-) -> nn.Module:
+def _diffusers(params: Params, config: AutoencoderTinyConfig, component: Component) -> nn.Module:
     if not config.fits_diffusers or importlib.util.find_spec("diffusers") is None:
         return _reference(params, config, component)
     from diffusers.models import AutoencoderTiny
@@ -139,14 +137,12 @@ def _diffusers(
 
     logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as folder:
-        save(folder, params, config, layout="diffusers")
+        save(folder, params, config, format="diffusers")
         model = AutoencoderTiny.from_pretrained(folder, low_cpu_mem_usage=False)
     return _Method(model, component).eval()
 
 
-def _reference(
-    params: dict[str, Any], config: AutoencoderTinyConfig, component: Component
-) -> nn.Module:
+def _reference(params: Params, config: AutoencoderTinyConfig, component: Component) -> nn.Module:
     return getattr(TorchAutoencoderTiny(params, config).eval(), component)
 
 

@@ -7,7 +7,6 @@ import os
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,14 +14,14 @@ from taesd_jax import weights
 from taesd_jax.config import AutoencoderTinyConfig
 from taesd_jax.errors import CheckpointError, CheckpointNotFoundError
 from taesd_jax.io.files import write_files
-from taesd_jax.model.layers import COMPONENTS
-from taesd_jax.weights.sources import label_of, pair_file, pickles
+from taesd_jax.model.layers import COMPONENTS, Params
+from taesd_jax.weights.sources import pair_file, pickles, variant_from_name
 
 from .state_dicts import part_of, to_tensor
 
 
 def load_pth(source: str | os.PathLike[str]) -> weights.Checkpoint:
-    """Load state dicts that `torch.save` wrote, with the names of any scheme.
+    """Load state dicts of any format that `torch.save` wrote.
 
     Args:
         source: A file, or `PATH` for `PATH_encoder.pth` and `PATH_decoder.pth`, of which one may
@@ -45,44 +44,44 @@ def load_pth(source: str | os.PathLike[str]) -> weights.Checkpoint:
             f"{pair_file(path, 'decoder', '.pth')}"
         )
     parts = [part_of(_read(file), str(file)) for file in files]
-    label = label_of(path.name)
-    return weights.assemble(parts, fields={}, label=label, origin=os.fspath(source))
+    variant = variant_from_name(path.name)
+    return weights.assemble(parts, fields={}, variant=variant, origin=os.fspath(source))
 
 
 def save_pth(
-    path: str | os.PathLike[str], params: dict[str, Any], config: AutoencoderTinyConfig
+    path: str | os.PathLike[str], params: Params, config: AutoencoderTinyConfig
 ) -> list[Path]:
-    """Write the original pair `PATH_encoder.pth` and `PATH_decoder.pth`, each whole.
+    """Write the original pair `PATH_encoder.pth` and `PATH_decoder.pth`, atomically.
 
     Returns:
         The files written.
 
     Raises:
-        CheckpointError: The params do not fit config, or config says something that the tensors
-            alone cannot, such as another activation.
+        CheckpointError: The params do not fit config, or the config has fields that the tensors
+            alone do not tell, such as another activation.
     """
     path = Path(path)
     if not config.fits_tensors:
         raise CheckpointError(
-            "a .pth file has no room for a config, and this model's differs from the default in "
-            "act_fn, the 8-bit range, force_upcast or a scaling factor; write layout 'flax'"
+            "a .pth file holds no config, and this model's act_fn, 8-bit range, force_upcast or "
+            "scaling factors differ from the defaults; write format 'flax'"
         )
-    written = {}
+    contents = {}
     for component in COMPONENTS:
         if component not in params:
             continue
         (tensors,) = weights.serialise(
-            {component: params[component]}, config, layout="original"
+            {component: params[component]}, config, format="original"
         ).values()
         buffer = io.BytesIO()
         torch.save({name: to_tensor(t) for name, t in tensors.items()}, buffer)
-        written[pair_file(path, component, ".pth")] = buffer.getvalue()
-    write_files(written)
-    return list(written)
+        contents[pair_file(path, component, ".pth")] = buffer.getvalue()
+    write_files(contents)
+    return list(contents)
 
 
 def _check_sizes(file: zipfile.ZipFile, path: Path) -> None:
-    """Raise CheckpointError where more would come out of a file than there is in it."""
+    """Raise CheckpointError where a file would unpack to more than its size."""
     parts = file.infolist()
     stored = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
     if not stored or sum(part.file_size for part in parts) > path.stat().st_size:
@@ -101,9 +100,9 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(
             f"{path}: refused, it holds more than tensors and could run code when loaded"
         ) from error
-    except Exception as error:  # torch.load raises of every kind on broken files
+    except Exception as error:  # torch.load raises errors of every kind on broken files
         kind = type(error).__name__
-        raise CheckpointError(f"{path}: not a whole PyTorch file ({kind}: {error})") from error
+        raise CheckpointError(f"{path}: not a complete PyTorch file ({kind}: {error})") from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: expected a state dict, got {type(state).__name__}")
     return state

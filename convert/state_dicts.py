@@ -11,8 +11,8 @@ import torch
 from taesd_jax import weights
 from taesd_jax.config import AutoencoderTinyConfig
 from taesd_jax.errors import CheckpointError
-from taesd_jax.model.layers import COMPONENTS
-from taesd_jax.weights.names import Scheme
+from taesd_jax.model.layers import COMPONENTS, Params
+from taesd_jax.weights.names import KeyFormat
 
 _DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
@@ -24,8 +24,8 @@ def from_torch(
 
     Args:
         source: diffusers' `AutoencoderTiny`, the original `TAESD`, one of its components, or a
-            state dict with the names of any scheme. A module's `config`, if any, is read too.
-        variant: Label for architectures that shapes cannot tell apart.
+            state dict of any format. A module's `config`, if any, is read too.
+        variant: Name of the variant, where shapes cannot tell it.
 
     Raises:
         CheckpointError: It is not a model of this family; lists every tensor that is missing,
@@ -37,45 +37,47 @@ def from_torch(
         source = source.state_dict()
     origin = "the state dict"
     parts = [part_of(source, origin)]
-    return weights.assemble(parts, fields=fields, label=variant, origin=origin)
+    return weights.assemble(parts, fields=fields, variant=variant, origin=origin)
 
 
 def to_torch(
-    params: dict[str, Any], config: AutoencoderTinyConfig, *, scheme: Scheme = "diffusers"
+    params: Params, config: AutoencoderTinyConfig, *, format: KeyFormat = "diffusers"
 ) -> dict[str, torch.Tensor]:
-    """Return a state dict with the names of a scheme, in the params' dtype.
+    """Return a state dict in a format, with the dtype of the params.
 
     Args:
         params: {"encoder": ..., "decoder": ...}; "original" takes only one of them.
         config: Architecture.
-        scheme: "diffusers", "comfyui", "original" for one component, or "module" for the
+        format: "diffusers", "comfyui", "original" for one component, or "module" for the
             `encoder.N` and `decoder.N` of the original's `TAESD` class.
 
     Raises:
-        CheckpointError: The scheme cannot express this model.
+        CheckpointError: The format cannot express this model.
     """
     components = [component for component in COMPONENTS if component in params]
-    if scheme == "original" and len(components) != 1:
+    if format == "original" and len(components) != 1:
         raise CheckpointError(
-            f"scheme 'original' names one component, got {components}; pass one component, or take "
-            f"scheme 'module'"
+            f"format 'original' holds one component, got {components}; pass one component, or "
+            f"choose format 'module'"
         )
-    files = weights.serialise(params, config, layout=scheme)
+    files = weights.serialise(params, config, format=format)
     return {name: to_tensor(t) for tensors in files.values() for name, t in tensors.items()}
 
 
 def part_of(state: Mapping[str, Any], origin: str) -> weights.Part:
-    """Wrap a state dict for `taesd_jax.weights.assemble`.
+    """Return a state dict as a part for `taesd_jax.weights.assemble`.
 
     Raises:
         CheckpointError: It does not map names to tensors of a supported dtype.
     """
-    if unnamed := [name for name in state if not isinstance(name, str)]:
-        raise CheckpointError(f"{origin}: names must be text, got {unnamed[0]!r}")
-    wrong = [f"{name} is {kind}" for name, value in state.items() if (kind := _unfit(value))]
-    if wrong:
+    if others := [name for name in state if not isinstance(name, str)]:
+        raise CheckpointError(f"{origin}: names must be text, got {others[0]!r}")
+    refused = [f"{name} is {kind}" for name, value in state.items() if (kind := _refusal(value))]
+    if refused:
         allowed = ", ".join(_DTYPES.values())
-        raise CheckpointError(f"{origin}: expected dense tensors of {allowed}; {'; '.join(wrong)}")
+        raise CheckpointError(
+            f"{origin}: expected dense tensors of {allowed}; {'; '.join(refused)}"
+        )
     shapes = {name: tuple(value.shape) for name, value in state.items()}
     return weights.Part(origin, shapes, lambda names: {n: to_array(state[n]) for n in names})
 
@@ -96,7 +98,8 @@ def to_tensor(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(array)
 
 
-def _unfit(value: Any) -> str:
+def _refusal(value: Any) -> str:
+    """Return what a value is that cannot be a param, or "" for a tensor that can."""
     if not isinstance(value, torch.Tensor):
         return type(value).__name__
     kinds = {"meta": value.is_meta, "nested": value.is_nested, "negated": value.is_neg()}
@@ -106,7 +109,7 @@ def _unfit(value: Any) -> str:
         return str(value.layout)
     if value.dtype not in _DTYPES:
         return str(value.dtype)
-    # A view that repeats what is stored may stand for more than the memory holds.
+    # An expanded view may be larger than memory.
     repeats = value.untyped_storage().nbytes() < value.numel() * value.element_size()
     return "larger than what is stored" if repeats else ""
 

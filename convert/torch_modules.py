@@ -1,23 +1,21 @@
-"""The family as PyTorch modules, built from the same layer list; NCHW, images of [-1, 1].
+"""The family as PyTorch modules, built from the same layer list; NCHW, images in [-1, 1].
 
 Indices and names are the published ones, so a component's `state_dict()` is an original file.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
 from taesd_jax.config import AutoencoderTinyConfig
-from taesd_jax.model.layers import POOL_EPSILON, POOL_GROUPS, Component, Layer, layers_of
+from taesd_jax.model.layers import POOL_EPSILON, POOL_GROUPS, Component, Layer, Params, build_layers
 
 from .state_dicts import to_torch
 
 
 class ToSigned(nn.Module):
-    """From [0, 1] to [-1, 1]."""
+    """Map [0, 1] to [-1, 1]."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map an image."""
@@ -75,7 +73,7 @@ class Block(nn.Module):
 
 def _sequence(component: Component, config: AutoencoderTinyConfig) -> list[nn.Module]:
     modules: list[nn.Module] = []
-    for layer in layers_of(component, config):
+    for layer in build_layers(component, config):
         n_in, n_out = layer.in_channels, layer.out_channels
         if layer.kind == "clamp":
             modules.append(Clamp())
@@ -92,7 +90,7 @@ def _sequence(component: Component, config: AutoencoderTinyConfig) -> list[nn.Mo
 
 
 class TorchEncoder(nn.Sequential):
-    """Encode images (n, 3, h, w) of [-1, 1] into latents."""
+    """Encode images (n, 3, h, w) in [-1, 1] into latents."""
 
     def __init__(self, config: AutoencoderTinyConfig):
         super().__init__(*_sequence("encoder", config))
@@ -110,16 +108,16 @@ class TorchDecoder(nn.Sequential):
 
 
 class TorchAutoencoderTiny(nn.Module):
-    """The components that `params` has, with its weights and dtype.
+    """The components in `params`, with their weights and dtype.
 
     Args:
         params: {"encoder": ..., "decoder": ...}; either component may be absent.
         config: Architecture.
     """
 
-    def __init__(self, params: dict[str, Any], config: AutoencoderTinyConfig):
+    def __init__(self, params: Params, config: AutoencoderTinyConfig):
         super().__init__()
         self.config = config
         self.encoder = TorchEncoder(config) if "encoder" in params else None
         self.decoder = TorchDecoder(config) if "decoder" in params else None
-        self.load_state_dict(to_torch(params, config, scheme="module"), assign=True)
+        self.load_state_dict(to_torch(params, config, format="module"), assign=True)

@@ -1,4 +1,4 @@
-"""`python -m convert.verify MODEL`: what `taesd-jax verify` does, from a checkout."""
+"""`python -m convert.verify MODEL` in a checkout runs `taesd-jax verify`."""
 
 import sys
 

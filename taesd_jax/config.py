@@ -1,4 +1,4 @@
-"""The configuration of a tiny autoencoder and the published variants; needs no jax."""
+"""The configuration of a tiny autoencoder, and those of the published variants; needs no jax."""
 
 from __future__ import annotations
 
@@ -10,26 +10,18 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-ACTIVATIONS = ("relu", "silu", "swish", "gelu", "mish")
+from .config_checks import MAX_NUMBER, NUMBERS, RAW_LATENT, check_fields
+from .variants import PUBLISHED_FIELDS
+
 DIFFUSERS_CLASS = "AutoencoderTiny"
 
-_NOT_IN_TENSORS = (
-    *("act_fn", "latent_magnitude", "latent_shift", "force_upcast"),
-    *("scaling_factor", "shift_factor"),
-)
-# In diffusers' files, which have no such fields.
-_PRIVATE = ("_raw_latent_scale", "_raw_latent_shift")
 _ARCHITECTURE = (
     *("in_channels", "out_channels", "latent_channels", "act_fn"),
     *("encoder_block_out_channels", "num_encoder_blocks", "encoder_stem_channels"),
     *("decoder_block_out_channels", "num_decoder_blocks", "pool_channels", "width_change"),
 )
-
-# Bounds that no model of this family comes near; they keep a hostile config.json from asking for
-# a model that does not fit in memory.
-_MAX_CHANNELS = 4096
-_MAX_STAGES = 10
-_MAX_BLOCKS = 64
+# Fields that the shapes of the tensors do not tell.
+_NOT_IN_TENSORS = ("act_fn", "force_upcast", *NUMBERS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,27 +35,28 @@ class AutoencoderTinyConfig:
         out_channels: Channels of the image that the decoder writes.
         encoder_block_out_channels: Width of each encoder stage, full resolution first.
         decoder_block_out_channels: Width of each decoder stage, latent resolution first.
-        act_fn: One of `ACTIVATIONS`; the ReLU behind a block's skip stays a ReLU.
+        act_fn: "relu", "silu", "swish", "gelu" or "mish"; the activation after a block's skip is
+            always a ReLU.
         upsample_fn: Only "nearest".
         latent_channels: Channels of the latent.
         upsampling_scaling_factor: Only 2.
         num_encoder_blocks: Blocks in each encoder stage.
         num_decoder_blocks: Blocks in each decoder stage.
-        latent_magnitude: Half the range of latents that 8-bit storage keeps.
-        latent_shift: Where 8-bit storage puts the latent 0, in [0, 1].
+        latent_magnitude: 8-bit storage clips latents to +-latent_magnitude.
+        latent_shift: The 8-bit value of the latent 0, divided by 255; in [0, 1].
         force_upcast: Compute in float32 whatever the input's dtype.
-        scaling_factor: Read by pipelines; encode and decode never apply it.
-        shift_factor: Read by pipelines; encode and decode never apply it.
-        encoder_stem_channels: Widths of the stride-2 convolutions, each with an activation, that
-            open the encoder in place of its first convolution: (32, 64) in taesana.
+        scaling_factor: For pipelines; encode and decode never apply it.
+        shift_factor: For pipelines; encode and decode never apply it.
+        encoder_stem_channels: Widths of stride-2 convolutions, each with an activation, that
+            replace the encoder's first convolution: (32, 64) in taesana.
         pool_channels: Hidden width of the GroupNorm branch in the blocks at latent resolution:
             256 in taef2, 0 for none.
         width_change: Where the width changes between stages: in the resampling "conv", as
-            published, or in the first "block" behind it, through a 1x1 skip.
+            published, or in the first "block" after it, through a 1x1 skip.
         raw_latent_scale: model latent = (raw VAE latent - raw_latent_shift) * raw_latent_scale;
-            None where unknown or not one number.
+            None where unknown or different for each channel.
         raw_latent_shift: See raw_latent_scale.
-        name_or_path: Where the weights came from; takes no part in equality.
+        name_or_path: Source of the weights; ignored by ==.
     """
 
     in_channels: int = 3
@@ -89,51 +82,23 @@ class AutoencoderTinyConfig:
     name_or_path: str = dataclasses.field(default="", compare=False)
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            _check_field(field.name, str(field.type), getattr(self, field.name))
-        for component in ("encoder", "decoder"):
-            widths = getattr(self, f"{component}_block_out_channels")
-            blocks = getattr(self, f"num_{component}_blocks")
-            if len(widths) != len(blocks) or not 1 <= len(widths) <= _MAX_STAGES:
-                raise ValueError(
-                    f"{component}_block_out_channels and num_{component}_blocks must name the same "
-                    f"1 to {_MAX_STAGES} stages, got {widths} and {blocks}"
-                )
-        _check_choice("act_fn", self.act_fn, ACTIVATIONS)
-        _check_choice("upsample_fn", self.upsample_fn, ("nearest",))
-        _check_choice("upsampling_scaling_factor", self.upsampling_scaling_factor, (2,))
-        _check_choice("width_change", self.width_change, ("conv", "block"))
-        stem = self.encoder_stem_channels
-        if stem and stem[-1] != self.encoder_block_out_channels[0]:
-            raise ValueError(
-                f"encoder_stem_channels must end with the width of the first encoder stage, "
-                f"{self.encoder_block_out_channels[0]}, got {stem}"
-            )
-        if self.pool_channels % 4:
-            raise ValueError(f"pool_channels must be a multiple of 4, got {self.pool_channels}")
-        shrink = 2 ** (len(self.encoder_block_out_channels) - 1 + len(stem))
-        if shrink != self.spatial_factor:
-            raise ValueError(
-                f"encoder and decoder must change the size alike, but this encoder divides it by "
-                f"{shrink} and this decoder multiplies it by {self.spatial_factor}; give both the "
-                f"same number of stages"
-            )
+        check_fields(self)
 
     @property
     def spatial_factor(self) -> int:
-        """Image pixels to a latent along one side: 8, or 32 for taesana."""
+        """Image pixels per latent along a side: 8, or 32 for taesana."""
         return 2 ** (len(self.decoder_block_out_channels) - 1)
 
     def shares_latents(self, other: AutoencoderTinyConfig) -> bool:
-        """Return whether models of both configs have the same latents, in number and scale."""
+        """Return whether models of both configs read each other's latents."""
         names = ("latent_channels", "spatial_factor", "raw_latent_scale", "raw_latent_shift")
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
     @functools.cached_property
     def architecture(self) -> AutoencoderTinyConfig:
-        """The fields that decide tensors and arithmetic; the others at their defaults.
+        """The config with all fields that change neither tensors nor arithmetic at their defaults.
 
-        Variants with one architecture share one compiled program.
+        Variants of equal architecture share compiled programs.
         """
         return AutoencoderTinyConfig(**{name: getattr(self, name) for name in _ARCHITECTURE})
 
@@ -149,16 +114,13 @@ class AutoencoderTinyConfig:
         if len(names) == 1:
             return names[0]
         for name in names:
-            row = VARIANTS[name]
-            if _close(self.raw_latent_scale, row.raw_latent_scale) and _close(
-                self.raw_latent_shift, row.raw_latent_shift
-            ):
+            if all(_is_close(getattr(self, f), getattr(VARIANTS[name], f)) for f in RAW_LATENT):
                 return name
         return None
 
     @property
     def fits_tensors(self) -> bool:
-        """Whether a file of tensors alone, without a config, says everything but labels."""
+        """Whether the tensors alone tell everything but the variant."""
         default = AutoencoderTinyConfig()
         return all(getattr(self, name) == getattr(default, name) for name in _NOT_IN_TENSORS)
 
@@ -180,20 +142,17 @@ class AutoencoderTinyConfig:
         """
         return dataclasses.replace(self, **changes)
 
-    def labelled(self, name: str) -> AutoencoderTinyConfig:
-        """Return a copy labelled as variant `name` where the architecture is that variant's.
+    def with_variant(self, name: str) -> AutoencoderTinyConfig:
+        """Return a copy with the latent constants of a variant, if it has this architecture.
 
-        >>> AutoencoderTinyConfig().labelled("taesdxl").variant
+        >>> AutoencoderTinyConfig().with_variant("taesdxl").variant
         'taesdxl'
-        >>> AutoencoderTinyConfig().labelled("taesd3").variant is None
+        >>> AutoencoderTinyConfig().with_variant("taesd3").variant is None
         True
         """
         if name not in self.same_architecture:
             return self
-        row = VARIANTS[name]
-        return self.replace(
-            raw_latent_scale=row.raw_latent_scale, raw_latent_shift=row.raw_latent_shift
-        )
+        return self.replace(**{field: getattr(VARIANTS[name], field) for field in RAW_LATENT})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values, without `name_or_path`."""
@@ -203,11 +162,10 @@ class AutoencoderTinyConfig:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> AutoencoderTinyConfig:
-        """Build a config from a config.json's content, ours or diffusers'.
+        """Build a config from the content of a config.json, ours or diffusers'.
 
-        Names that begin with "_", but for the raw latent constants that we write so for diffusers,
-        and diffusers' derived `block_out_channels` are skipped; other unknown names are skipped
-        with a warning, as diffusers does.
+        Unknown names are ignored with a warning, as in diffusers. Names that begin with "_" are
+        ignored silently, except the raw latent constants, which our diffusers files store so.
 
         Raises:
             ValueError: A field has the wrong type or a value outside its range, or the file
@@ -217,86 +175,30 @@ class AutoencoderTinyConfig:
             raise ValueError(f"a config must be a JSON object, got {type(fields).__name__}")
         if (kind := fields.get("_class_name", DIFFUSERS_CLASS)) != DIFFUSERS_CLASS:
             raise ValueError(f"the config must be of class {DIFFUSERS_CLASS}, got {kind!r}")
-        known = {f.name: str(f.type) for f in dataclasses.fields(cls)}
-        skipped = {name for name in fields if name.startswith("_")} | {"block_out_channels"}
-        unknown = sorted(fields.keys() - known.keys() - skipped)
-        if unknown:
+        known = {field.name for field in dataclasses.fields(cls)}
+        # diffusers derives block_out_channels from the other widths.
+        ignored = {name for name in fields if name.startswith("_")} | {"block_out_channels"}
+        if unknown := sorted(fields.keys() - known - ignored):
             warnings.warn(f"config fields unknown here are ignored: {unknown}", stacklevel=2)
         values = {}
-        for name, value in fields.items():
-            name = name.removeprefix("_") if name in _PRIVATE else name
+        for key, value in fields.items():
+            stripped = key.removeprefix("_")
+            name = stripped if stripped in RAW_LATENT else key
             if name not in known:
                 continue
-            if "tuple" in known[name] and isinstance(value, list):
+            if isinstance(value, list):
                 value = tuple(value)
-            if "float" in known[name] and type(value) is int and abs(value) < 1e6:
-                value = float(value)
+            if name in (*NUMBERS, *RAW_LATENT) and type(value) is int:
+                value = float(value) if abs(value) < MAX_NUMBER else value
             values[name] = value
         return cls(**values)
 
 
-def _close(a: float | None, b: float | None) -> bool:
-    # A file holds these constants in float32.
+def _is_close(a: float | None, b: float | None) -> bool:
+    # ComfyUI's files store these constants in float32.
     return a == b if a is None or b is None else math.isclose(a, b, rel_tol=1e-6)
 
 
-def _check_field(name: str, kind: str, value: Any) -> None:
-    def fail(expected: str):
-        raise ValueError(f"{name} must be {expected}, got {value!r}")
-
-    limit = _MAX_BLOCKS if name.startswith("num_") else _MAX_CHANNELS
-    low = 0 if name.startswith("num_") or name == "pool_channels" else 1
-    if kind.startswith("tuple"):
-        if not isinstance(value, tuple) or not all(
-            type(v) is int and low <= v <= limit for v in value
-        ):
-            fail(f"a tuple of integers from {low} to {limit}")
-    elif kind == "int":
-        if type(value) is not int or not low <= value <= limit:
-            fail(f"an integer from {low} to {limit}")
-    elif kind == "bool":
-        if type(value) is not bool:
-            fail("true or false")
-    elif kind == "str":
-        if not isinstance(value, str):
-            fail("a string")
-    elif value is None:
-        if "None" not in kind:
-            fail("a number")
-    elif type(value) not in (int, float) or not abs(value) < 1e6:
-        fail("a finite number")
-    elif name in ("latent_magnitude", "raw_latent_scale") and value <= 0:
-        fail("a number above 0")
-    elif name == "latent_shift" and not 0 <= value <= 1:
-        fail("a number from 0 to 1")
-
-
-def _check_choice(name: str, value: Any, choices: tuple) -> None:
-    if value not in choices:
-        allowed = " or ".join(repr(c) for c in choices)
-        raise ValueError(f"{name} must be {allowed}, got {value!r}")
-
-
-# Raw latent constants: the scaling_factor and shift_factor of each diffusion model's own VAE.
-# FLUX.2 normalises by channel (a BatchNorm), which no single number expresses.
 VARIANTS: Mapping[str, AutoencoderTinyConfig] = types.MappingProxyType(
-    {
-        "taesd": AutoencoderTinyConfig(raw_latent_scale=0.18215, raw_latent_shift=0.0),
-        "taesdxl": AutoencoderTinyConfig(raw_latent_scale=0.13025, raw_latent_shift=0.0),
-        "taesd3": AutoencoderTinyConfig(
-            latent_channels=16, raw_latent_scale=1.5305, raw_latent_shift=0.0609
-        ),
-        "taef1": AutoencoderTinyConfig(
-            latent_channels=16, raw_latent_scale=0.3611, raw_latent_shift=0.1159
-        ),
-        "taef2": AutoencoderTinyConfig(latent_channels=32, pool_channels=256),
-        "taesana": AutoencoderTinyConfig(
-            latent_channels=32,
-            encoder_stem_channels=(32, 64),
-            decoder_block_out_channels=(256, 128, 64, 64, 64, 64),
-            num_decoder_blocks=(3, 3, 3, 3, 3, 1),
-            raw_latent_scale=0.41407,
-            raw_latent_shift=0.0,
-        ),
-    }
+    {name: AutoencoderTinyConfig(**fields) for name, fields in PUBLISHED_FIELDS.items()}
 )

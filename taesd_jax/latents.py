@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from .config import AutoencoderTinyConfig
+from .model.validation import check_dtype
 
 
 def from_raw(raw: ArrayLike, *, config: AutoencoderTinyConfig) -> jax.Array:
@@ -128,6 +129,26 @@ def unpatchify(patches: ArrayLike) -> jax.Array:
     n, h, w, c = patches.shape
     pairs = patches.reshape(n, h, w, c // 4, 2, 2).transpose(0, 1, 4, 2, 5, 3)
     return pairs.reshape(n, 2 * h, 2 * w, c // 4)
+
+
+def scale_latents(latent: jax.Array, *, config: AutoencoderTinyConfig) -> jax.Array:
+    """Map latents to [0, 1] for storage in 8 bits, clipping at +-`config.latent_magnitude`.
+
+    Raises:
+        TypeError: The latent is not floating point.
+    """
+    check_dtype(latent.dtype)
+    return jnp.clip(latent / (2 * config.latent_magnitude) + config.latent_shift, 0, 1)
+
+
+def unscale_latents(scaled: jax.Array, *, config: AutoencoderTinyConfig) -> jax.Array:
+    """Undo `scale_latents`; divide 8-bit values by 255 first.
+
+    Raises:
+        TypeError: The values are not floating point.
+    """
+    check_dtype(scaled.dtype)
+    return (scaled - config.latent_shift) * (2 * config.latent_magnitude)
 
 
 def _constants(config: AutoencoderTinyConfig) -> tuple[Any, Any]:

@@ -1,14 +1,16 @@
-"""What `AutoencoderTiny`'s methods return, with diffusers' names."""
+"""The results of `AutoencoderTiny`'s methods, with diffusers' names."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 import jax
 
+Output = TypeVar("Output", bound=tuple)
+
 
 class AutoencoderTinyOutput(NamedTuple):
-    """What `AutoencoderTiny.encode` returns.
+    """The result of `AutoencoderTiny.encode`.
 
     Attributes:
         latents: (n, h / 8, w / 8, z) in model space.
@@ -18,10 +20,15 @@ class AutoencoderTinyOutput(NamedTuple):
 
 
 class DecoderOutput(NamedTuple):
-    """What `AutoencoderTiny.decode` returns.
+    """The result of `AutoencoderTiny.decode`.
 
     Attributes:
         sample: Images (n, 8h, 8w, 3) of about [-1, 1].
     """
 
     sample: jax.Array
+
+
+def select_output(output: Output, return_dict: bool) -> Output:
+    """Return the named tuple, or a plain one, which is typed alike to spare users overloads."""
+    return output if return_dict else cast(Output, tuple(output))

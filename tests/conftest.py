@@ -109,7 +109,7 @@ def teacher(tmp_path_factory):
 
     path = tmp_path_factory.mktemp("teacher") / "teacher"
     params = taesd_jax.init(jax.random.key(1), config=SMALL)
-    taesd_jax.save(path, params, SMALL, layout="original")
+    taesd_jax.save(path, params, SMALL, format="original")
     return path
 
 

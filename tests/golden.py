@@ -50,11 +50,11 @@ def compute():
         results[f"{name}/weights"] = np.array(digest.hexdigest())
         act = getattr(torch.nn.functional, config.act_fn)
         x, z = inputs(config)
-        for key, run, half, value in (
+        for key, run, component, value in (
             ("latent", reference.encode, "encoder", x),
             ("image", reference.decode, "decoder", z),
         ):
-            state = {k: torch.from_numpy(v) for k, v in states[half].items()}
+            state = {k: torch.from_numpy(v) for k, v in states[component].items()}
             result = run(state, nchw(value), act).numpy()
             results[f"{name}/{key}"] = np.moveaxis(result, 1, -1)
     return results

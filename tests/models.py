@@ -5,7 +5,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from taesd_jax import VARIANTS, AutoencoderTinyConfig, weights
-from taesd_jax.model.layers import COMPONENTS, layers_of
+from taesd_jax.model.layers import COMPONENTS, build_layers
 from taesd_jax.model.thumbnails import features, scales_of
 from taesd_jax.weights.names import file_name, tensor_shapes, to_flax
 
@@ -46,7 +46,7 @@ def random_state(component, config, seed=0, dtype=np.float32):
     """Return published key -> PyTorch tensor, scaled so that activations stay near 1."""
     rng = np.random.default_rng((seed, COMPONENTS.index(component)))
     state = {}
-    for key, shape in tensor_shapes(layers_of(component, config)).items():
+    for key, shape in tensor_shapes(build_layers(component, config)).items():
         x = rng.standard_normal(shape)
         if len(shape) == 4:
             gain = 0.5 if ".conv.4." in key else 1.4
@@ -61,10 +61,10 @@ def random_states(config, seed=0, dtype=np.float32):
     return {component: random_state(component, config, seed, dtype) for component in COMPONENTS}
 
 
-def named(states, scheme):
-    """Put the components of `random_states` into one dict with the names of a scheme."""
+def named(states, format):
+    """Put the components of `random_states` into one dict with the names of a format."""
     return {
-        file_name(k, component, scheme): to_flax(v) if scheme == "flax" else v
+        file_name(k, component, format): to_flax(v) if format == "flax" else v
         for component in states
         for k, v in states[component].items()
     }
@@ -75,9 +75,9 @@ def part(tensors, origin="tensors"):
     return weights.Part(origin, shapes, lambda names: {n: tensors[n] for n in names})
 
 
-def assemble(tensors, fields=None, label=""):
+def assemble(tensors, fields=None, variant=""):
     """Build a checkpoint from one dict of named tensors."""
-    return weights.assemble([part(tensors)], fields=fields or {}, label=label, origin="tensors")
+    return weights.assemble([part(tensors)], fields=fields or {}, variant=variant, origin="tensors")
 
 
 def random_model(config, seed=0, dtype=np.float32):
@@ -112,7 +112,7 @@ def same(a, b):
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
-def with_heads(params, config, seed=0):
+def with_thumbnails(params, config, seed=0):
     rng, heads = np.random.default_rng(seed), {}
     for scale in scales_of(config):
         z = jnp.zeros((1, 1, 1, config.latent_channels))
@@ -124,4 +124,4 @@ def with_heads(params, config, seed=0):
             "kernel": kernel.astype(np.float32),
             "bias": bias.astype(np.float32),
         }
-    return {**params, "heads": heads}
+    return {**params, "thumbnails": heads}

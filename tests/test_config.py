@@ -49,7 +49,7 @@ def test_diffusers_config_is_read():
     }
     config = AutoencoderTinyConfig.from_dict(fields)
     assert config == VARIANTS["taesd3"].architecture
-    assert config.labelled("taesd3") == VARIANTS["taesd3"]
+    assert config.with_variant("taesd3") == VARIANTS["taesd3"]
 
 
 def test_unknown_fields_warn():
@@ -76,7 +76,7 @@ def test_unknown_fields_warn():
         ({"latent_shift": 7}, "latent_shift must be a number from 0 to 1"),
         ({"raw_latent_scale": -1}, "raw_latent_scale must be a number above 0"),
         ({"scaling_factor": 10**400}, "scaling_factor must be a finite number"),
-        ({"scaling_factor": None}, "scaling_factor must be a number"),
+        ({"scaling_factor": None}, "scaling_factor must be a finite number"),
         ({"force_upcast": 1}, "force_upcast must be true or false"),
         ({"pool_channels": 6}, "pool_channels must be a multiple of 4"),
         ({"encoder_stem_channels": [32, 32]}, "encoder_stem_channels must end with the width"),

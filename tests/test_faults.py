@@ -68,7 +68,7 @@ def test_5_widths_may_differ_and_upcast_stays():
 
 def test_the_architecture_is_not_guessed_from_a_name(tmp_path):
     params, config = random_model(SIXTEEN)
-    taesd_jax.save(tmp_path / "taesd", params, config, layout="original")
+    taesd_jax.save(tmp_path / "taesd", params, config, format="original")
     assert taesd_jax.load(tmp_path / "taesd").config.latent_channels == 16
 
 

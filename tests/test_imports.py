@@ -21,10 +21,11 @@ MODULES = sorted(
 # Lower layers never import higher ones; files of one row do not import each other. A folder is one
 # entry, and its files are ordered in its own row below.
 ORDER = [
-    {"errors", "config", "outputs"},
-    {"io", "kernels", "metrics", "latents"},
+    {"errors", "variants", "config_checks", "outputs"},
+    {"config"},
+    {"io", "kernels", "metrics"},
     {"model"},
-    {"weights"},
+    {"weights", "latents"},
     {"strategies"},
     {"autoencoder"},
     {"exporting", "pipelines", "previews"},
@@ -33,8 +34,8 @@ ORDER = [
 ]
 INSIDE = {
     "model": [
-        {"layers", "validation"},
-        {"convolutions"},
+        {"layers"},
+        {"convolutions", "validation"},
         {"blocks"},
         {"modules"},
         {"functional"},
@@ -137,6 +138,51 @@ def test_convert_imports_the_library_by_name():
                 assert not f"{name}.".startswith(("convert.", "taesd_jax.convert.")), (path, name)
                 library += name.startswith("taesd_jax.")
     assert library > 10
+
+
+# `taesd_jax` in a checkout that pip did not install, and with PyTorch hidden.
+NOT_INSTALLED = """
+import sys
+class Hidden:
+    def find_spec(name, *_):
+        if name == {hidden!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Hidden)
+import taesd_jax
+assert taesd_jax.__version__
+try:
+    taesd_jax.convert
+except ModuleNotFoundError as error:
+    print(error)
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("hidden", "advice"),
+    [
+        ("taesd_jax.convert", "pip install -e ."),
+        ("torch", "pip install 'taesd-jax[torch]'"),
+    ],
+)
+def test_the_torch_side_says_what_it_needs(hidden, advice):
+    done = subprocess.run(
+        [sys.executable, "-c", NOT_INSTALLED.format(hidden=hidden)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert advice in done.stdout
+
+
+def test_the_torch_side_is_an_attribute():
+    pytest.importorskip("torch")
+    import taesd_jax
+
+    assert taesd_jax.convert.from_torch is importlib.import_module("taesd_jax.convert").from_torch
+    with pytest.raises(AttributeError, match="no attribute 'convert_all'"):
+        taesd_jax.convert_all  # noqa: B018
 
 
 @pytest.mark.process

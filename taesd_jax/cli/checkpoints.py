@@ -18,7 +18,7 @@ from .options import convert_package, load_checkpoint
 
 def info(args: argparse.Namespace) -> int:
     """Say what a checkpoint holds."""
-    params, config, scheme = load_checkpoint(args.model)
+    params, config, stored_format = load_checkpoint(args.model)
     components = {}
     for component, tree in params.items():
         leaves = jax.tree.leaves(tree)
@@ -27,13 +27,13 @@ def info(args: argparse.Namespace) -> int:
             "dtype": ", ".join(sorted({leaf.dtype.name for leaf in leaves})),
         }
     same = config.same_architecture
-    report = {"variant": config.variant, "same_architecture": same, "names": scheme}
+    report = {"variant": config.variant, "same_architecture": same, "format": stored_format}
     report |= {"spatial_factor": config.spatial_factor, "components": components}
     if args.json:
         print(json.dumps(report | {"config": config.to_dict()}, indent=2))
         return 0
     print(f"variant         {config.variant or ' or '.join(same) or 'not a published one'}")
-    print(f"key names       {scheme}")
+    print(f"format          {stored_format}")
     print(f"latent          {config.latent_channels} channels, 1/{config.spatial_factor} size")
     for component, part in components.items():
         widths = getattr(config, f"{component}_block_out_channels")
@@ -49,31 +49,31 @@ def info(args: argparse.Namespace) -> int:
 
 
 def convert(args: argparse.Namespace) -> int:
-    """Convert a checkpoint to another layout."""
+    """Convert a checkpoint to another format."""
     suffix = Path(args.target).suffix.lower()
-    layout = args.to or ("flax" if suffix == ".safetensors" else "diffusers")
-    if layout in ("flax", "comfyui") and suffix != ".safetensors":
-        raise CheckpointError(f"layout {layout!r} is one file: let {args.target} end .safetensors")
-    if layout not in ("flax", "comfyui") and suffix in (".safetensors", *PICKLES):
-        wanted = "a folder" if layout == "diffusers" else "PATH for PATH_encoder and PATH_decoder"
-        hint = "; for .pth files add --to pth" if layout == "diffusers" and suffix != "" else ""
+    format = args.to or ("flax" if suffix == ".safetensors" else "diffusers")
+    if format in ("flax", "comfyui") and suffix != ".safetensors":
+        raise CheckpointError(f"format {format!r} is one file: let {args.target} end .safetensors")
+    if format not in ("flax", "comfyui") and suffix in (".safetensors", *PICKLES):
+        wanted = "a folder" if format == "diffusers" else "PATH for PATH_encoder and PATH_decoder"
+        hint = "; for .pth files add --to pth" if format == "diffusers" and suffix != "" else ""
         raise CheckpointError(
-            f"layout {layout!r} takes {wanted}: name {args.target} without {suffix}{hint}"
+            f"format {format!r} takes {wanted}: name {args.target} without {suffix}{hint}"
         )
-    params, config, scheme = load_checkpoint(args.model)
+    params, config, stored_format = load_checkpoint(args.model)
     if args.variant:
         if args.variant not in config.same_architecture:
             raise CheckpointError(f"{args.model} does not have the architecture of {args.variant}")
-        config = config.labelled(args.variant)
+        config = config.with_variant(args.variant)
     if args.dtype:
         with np.errstate(over="ignore"):  # what overflows is refused when it is written
             params = jax.tree.map(lambda p: p.astype(np.dtype(args.dtype)), params)
-    if layout == "pth":
+    if format == "pth":
         written = convert_package().save_pth(args.target, params, config)
     else:
-        written = weights.save(args.target, params, config, layout=layout)
+        written = weights.save(args.target, params, config, format=format)
     for path in written:
-        print(f"{path}: {layout} from {scheme} names, {path.stat().st_size:,} bytes")
+        print(f"{path}: {format} from {stored_format} names, {path.stat().st_size:,} bytes")
     return 0
 
 

@@ -14,6 +14,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+import taesd_jax
+
 from ..config import VARIANTS
 from ..errors import one_line
 
@@ -106,16 +108,16 @@ def _show_warning(message, *_, **__) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     from . import bench as benchmarks
-    from . import checkpoints, options
+    from . import checkpoints
     from . import compare as comparison
-    from . import fit_heads as heads
+    from . import fit_thumbnails as thumbnails
     from . import images as pictures
     from . import train as training
 
     parser = argparse.ArgumentParser(
         prog="taesd-jax", description="Tiny autoencoders (the TAESD family) in JAX."
     )
-    parser.add_argument("--version", action="version", version=options.version())
+    parser.add_argument("--version", action="version", version=taesd_jax.__version__)
     debug = "show the trace of an error"
     parser.add_argument("--debug", action="store_true", help=debug)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -148,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
         help="size of the pictures; small ones take a fraction of the work (default: %(default)s)",
     )
     decode.add_argument(
-        "--heads", metavar="FILE", help="heads of a fine-tuned model, see fit-heads"
+        "--thumbnails", metavar="FILE", help="thumbnails of a fine-tuned model, see fit-thumbnails"
     )
     text = "encode and decode pictures, and write original and result side by side"
     roundtrip = command("roundtrip", pictures.roundtrip, text)
@@ -169,13 +171,13 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("model", help=MODEL_HELP)
     info.add_argument("--json", action="store_true", help="print JSON")
 
-    convert = command("convert", checkpoints.convert, "convert a checkpoint to another layout")
+    convert = command("convert", checkpoints.convert, "convert a checkpoint to another format")
     convert.add_argument("model", help=MODEL_HELP + "; with torch also .pth")
     convert.add_argument("target", help="file, folder (diffusers) or PATH (original, pth)")
     convert.add_argument(
         "--to",
         choices=("diffusers", "original", "comfyui", "flax", "pth"),
-        help="layout (default: flax for a .safetensors target, else diffusers)",
+        help="format (default: flax for a .safetensors target, else diffusers)",
     )
     convert.add_argument("--variant", choices=tuple(VARIANTS), help="label equal architectures")
     convert.add_argument(
@@ -190,8 +192,8 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--side", type=_positive, default=640, help=longest)
     compare.add_argument("--json", metavar="FILE", help="write the figures as JSON too")
 
-    text = "fit heads for small pictures, see decode --scale"
-    fit = command("fit-heads", heads.run, text)
+    text = "fit the thumbnails of a model, see decode --scale"
+    fit = command("fit-thumbnails", thumbnails.run, text)
     fit.add_argument("pictures", nargs="+", help="photographs to fit to, or glob patterns")
     fit.add_argument("--held-out", nargs="+", default=[], help="photographs to measure with")
     fit.add_argument("--model", default="taesd", help=f"{MODEL_HELP} (default: %(default)s)")

@@ -25,8 +25,8 @@ def run(args: argparse.Namespace) -> int:
     """Compare what models make of pictures: each alone, and from the first one's latents."""
     models = {name: load_vae(name) for name in args.models}
     for vae in models.values():
-        vae.require("encoder")
-        vae.require("decoder")
+        vae.check_loaded("encoder")
+        vae.check_loaded("decoder")
     pictures = expand(args.pictures)
     factor = max(vae.config.spatial_factor for vae in models.values())
     figures: dict[tuple[str, str], Figures] = {}

@@ -33,7 +33,7 @@ def encode(args: argparse.Namespace) -> int:
             raise PictureError(f"{result} does not end .{args.format}; leave out --format or -o")
     with on_device(args.device):
         vae = load_model(args)
-        vae.require("encoder")
+        vae.check_loaded("encoder")
 
         def work(source: Path, result: Path) -> str:
             if _is_large(source, result):
@@ -59,7 +59,7 @@ def decode(args: argparse.Namespace) -> int:
             raise PictureError(f"{result}: with --scale write a picture, such as .png or .tif")
     with on_device(args.device):
         vae = load_model(args)
-        vae.require("decoder")
+        vae.check_loaded("decoder")
 
         def work(source: Path, result: Path) -> str:
             latent, size = read_latent(source, config=vae.config)
@@ -94,8 +94,8 @@ def roundtrip(args: argparse.Namespace) -> int:
     results = outputs(inputs, into, ".roundtrip.png")
     with on_device(args.device):
         vae = load_model(args)
-        vae.require("encoder")
-        vae.require("decoder")
+        vae.check_loaded("encoder")
+        vae.check_loaded("decoder")
 
         def work(source: Path, result: Path) -> str:
             image = read_image(source)

@@ -9,17 +9,18 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
+
+import taesd_jax
 
 from ..autoencoder import AutoencoderTiny
 from ..errors import PictureError
-from ..io.arrays import GrowingArray, digest, open_array
+from ..io.arrays import GrowingArray, open_array
 from ..io.images import from_uint8, to_uint8
 from ..io.latents import check_finite
 from ..strategies.iterators import iter_decode, iter_encode
 from ..strategies.strategy import Strips, min_full_stages
-from .options import version
+from ..weights.files import digest_tree
 
 # After a kill at most so much work is done again.
 _FLUSH_SECONDS = 2
@@ -148,13 +149,12 @@ def _fill(array: GrowingArray, strips: Callable[[int], Iterable[np.ndarray]], so
 def _job(name: str, vae: AutoencoderTiny, source: Path) -> list[Any]:
     """Return everything that the result depends on, in JSON's types."""
     status = os.stat(source)
-    leaves = (np.asarray(leaf) for leaf in jax.tree.leaves(vae.params))
     return [
         name,
-        version(),
+        taesd_jax.__version__,
         str(vae.dtype),
         vae.config.to_dict(),
-        digest(leaves),
+        digest_tree(vae.params),
         os.fspath(source.resolve()),
         status.st_ino,
         status.st_size,

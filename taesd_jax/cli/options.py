@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import glob
-import importlib
-import importlib.metadata
 import os
 import sys
 import time
@@ -19,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import taesd_jax
+
 from .. import weights
 from ..autoencoder import AutoencoderTiny
 from ..errors import CheckpointError, PictureError, one_line
@@ -28,24 +28,15 @@ from ..weights.sources import PICKLES, pickles
 
 
 def convert_package() -> ModuleType:
-    """Import the PyTorch side: `taesd_jax.convert`, or `convert` in a checkout not installed.
+    """Return `taesd_jax.convert`.
 
     Raises:
-        CheckpointError: PyTorch is not installed.
+        CheckpointError: PyTorch, or this package itself, is not installed.
     """
     try:
-        try:
-            return importlib.import_module("taesd_jax.convert")
-        except ModuleNotFoundError as error:
-            if error.name != "taesd_jax.convert":
-                raise
-            return importlib.import_module("convert")
+        return taesd_jax.convert
     except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise CheckpointError(
-            "this needs PyTorch, which is not installed: pip install 'taesd-jax[torch]'"
-        ) from error
+        raise CheckpointError(str(error)) from error
 
 
 def load_checkpoint(source: str) -> weights.Checkpoint:
@@ -60,13 +51,13 @@ def load_checkpoint(source: str) -> weights.Checkpoint:
 
 def load_model(args: argparse.Namespace) -> AutoencoderTiny:
     """Load `args.model` to compute in `args.dtype`."""
-    return load_vae(args.model, heads=getattr(args, "heads", None), dtype=args.dtype)
+    return load_vae(args.model, thumbnails=getattr(args, "thumbnails", None), dtype=args.dtype)
 
 
-def load_vae(source: str, *, heads: str | None = None, **options: Any) -> AutoencoderTiny:
+def load_vae(source: str, *, thumbnails: str | None = None, **options: Any) -> AutoencoderTiny:
     """Load a model to run: `options` are `AutoencoderTiny`'s."""
     params, config, _ = load_checkpoint(source)
-    params = weights.add_heads(params, heads)
+    params = weights.add_thumbnails(params, thumbnails)
     return AutoencoderTiny(jax.tree.map(jnp.asarray, params), config, **options)
 
 
@@ -133,14 +124,6 @@ def read_shrunk(paths: list[Path], longest: int, least: int) -> Iterator[np.ndar
 def real(path: Path) -> str:
     """Return the path through all links; unlike `Path.resolve` of a loop of links as well."""
     return os.path.realpath(path)
-
-
-def version() -> str:
-    """Return this package's version, as far as it is installed."""
-    try:
-        return importlib.metadata.version("taesd-jax")
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def outputs(inputs: list[Path], output: str | None, suffix: str) -> list[Path]:

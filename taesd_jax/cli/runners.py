@@ -13,7 +13,7 @@ from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
 from ..kernels import count_multiprocessors, is_half
 from ..model.functional import Params, abstract_params
-from ..model.layers import COMPONENTS, Component, stages_of
+from ..model.layers import COMPONENTS, Component, num_stages
 from ..strategies.run import decode, encode
 from ..strategies.strategy import Full, Strategy, Strips, min_full_stages
 
@@ -89,7 +89,7 @@ def default_names(case: Case) -> list[str]:
 def strategies_of(component: Component, config: AutoencoderTinyConfig) -> dict[str, Strategy]:
     """Name the strategies that are compared: full, and strips of several heights."""
     strategies: dict[str, Strategy] = {"full": Full(), NO_KERNELS: Full(kernels=False)}
-    for stages in range(min_full_stages(config), stages_of(component, config)):
+    for stages in range(min_full_stages(config), num_stages(component, config)):
         for rows in (2, 4, 8, 16):
             strategies[f"strips {stages}, {rows}"] = Strips(stages, rows)
     return strategies

@@ -96,13 +96,13 @@ def _load_models(
     component = recipe.component
     init = load_vae(args.init) if args.init else None
     teacher = load_vae(args.teacher) if args.teacher else init or load_vae("taesd")
-    teacher.require("encoder")
+    teacher.check_loaded("encoder")
     if init is None:
         config = _student_config(teacher.config, component, args.widths, args.blocks)
         return new_student(component, config, seed=recipe.seed), teacher
     if args.widths or args.blocks:
         raise TrainingError("--widths and --blocks are for new students; --init has its own")
-    init.require(component)
+    init.check_loaded(component)
     if init.config.shares_latents(teacher.config):
         return init, teacher
     # Only the trained component learns the new latents.

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -180,14 +179,6 @@ class GrowingArray:
                 self._beside, mode="w+", dtype=self.dtype, shape=self.shape
             )
         return array.offset
-
-
-def digest(leaves: Iterable[np.ndarray]) -> str:
-    """Return a digest of arrays, to tell one model from another."""
-    result = hashlib.sha256()
-    for leaf in leaves:
-        result.update(np.ascontiguousarray(leaf).view(np.uint8).tobytes())
-    return result.hexdigest()
 
 
 def _open_alone(path: Path, target: Path) -> BinaryIO:

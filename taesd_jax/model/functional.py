@@ -14,11 +14,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from ..config import AutoencoderTinyConfig
-from .layers import COMPONENTS, Component
+from .layers import COMPONENTS, Component, Params
 from .modules import Decoder, Encoder
 from .validation import check_dtype, check_out_dtype
-
-Params = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)

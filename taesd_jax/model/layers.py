@@ -1,22 +1,27 @@
 """Each component of a model as one flat list of layers; needs no jax.
 
-The list is the single description of the architecture: the forward pass, the names of every key
-scheme and the recognition of checkpoints are derived from it. Its order and indices are those of
-the published `nn.Sequential`; an upsample is merged into the
-convolution behind it, an activation into the one before it.
+The list is the single description of the architecture: the forward pass, the names of tensors in
+every format and the recognition of checkpoints are derived from it. Its order and indices are those
+of the published `nn.Sequential`; an upsample is merged into the convolution after it, an activation
+into the convolution before it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from ..config import AutoencoderTinyConfig
 
 Component = Literal["encoder", "decoder"]
 COMPONENTS: tuple[Component, Component] = ("encoder", "decoder")
 
+# {"encoder": ..., "decoder": ..., "thumbnails": ...}, or what is below one of these keys. A
+# component is {"layers_0": {"kernel": (3, 3, in, out), "bias": (out,)}, ...}.
+Params = dict[str, Any]
+
+# GroupNorm of the pooled branch in taef2's blocks.
 POOL_GROUPS = 4
 POOL_EPSILON = 1e-5
 
@@ -26,14 +31,13 @@ class Layer:
     """One layer of a component.
 
     Attributes:
-        index: Place in the published sequence; for "upsample_conv" that of the convolution.
+        index: Position in the published sequence; for "upsample_conv" that of the convolution.
         kind: "clamp" is tanh(x / 3) * 3; "conv" and "upsample_conv" are 3x3 with zero padding 1.
-        in_channels: Width of the input.
-        out_channels: Width of the output.
-        stride: 2 where the layer halves the size.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: 2 for a layer that downsamples.
         bias: Whether a convolution has a bias.
-        activation: What the result of a "conv" goes through, None for nothing; "to_signed" maps
-            [0, 1] to [-1, 1].
+        activation: Activation after a "conv", or None; "to_signed" maps [0, 1] to [-1, 1].
         pool_channels: Hidden width of a block's GroupNorm branch, 0 for none.
     """
 
@@ -48,50 +52,50 @@ class Layer:
 
     @property
     def name(self) -> str:
-        """Attribute of the Flax module and key of the params."""
+        """Name of the Flax module's attribute and key in params."""
         return f"layers_{self.index}"
 
 
-def layers_of(component: Component, config: AutoencoderTinyConfig) -> tuple[Layer, ...]:
+def build_layers(component: Component, config: AutoencoderTinyConfig) -> tuple[Layer, ...]:
     """List the layers of a component, input first.
 
-    >>> [layer.index for layer in layers_of("decoder", AutoencoderTinyConfig())]
+    >>> [layer.index for layer in build_layers("decoder", AutoencoderTinyConfig())]
     [0, 1, 3, 4, 5, 7, 8, 9, 10, 12, 13, 14, 15, 17, 18, 19]
     """
     return tuple(_encoder(config) if component == "encoder" else _decoder(config))
 
 
-def changes_size(layer: Layer) -> bool:
-    """Return whether a layer halves or doubles the size."""
+def is_resampling(layer: Layer) -> bool:
+    """Return whether a layer downsamples or upsamples."""
     return layer.kind == "upsample_conv" or layer.stride == 2
 
 
-def stages_of(component: Component, config: AutoencoderTinyConfig) -> int:
-    """Count the changes of size at which a component can be split.
+def num_stages(component: Component, config: AutoencoderTinyConfig) -> int:
+    """Count the stages that `split_layers` can separate, each opened or closed by a resampling.
 
-    >>> stages_of("encoder", AutoencoderTinyConfig())
+    >>> num_stages("encoder", AutoencoderTinyConfig())
     3
     """
-    return len(_cuts(component, layers_of(component, config)))
+    return len(_cuts(component, build_layers(component, config)))
 
 
 def split_layers(
     component: Component, config: AutoencoderTinyConfig, count: int
 ) -> tuple[tuple[Layer, ...], tuple[Layer, ...]]:
-    """Split a component into its `count` stages nearest the latent and the others.
+    """Split a component into its `count` stages nearest the latent and the rest.
 
     A decoder runs the first part first, an encoder the second.
 
     Raises:
-        ValueError: There are fewer stages.
+        ValueError: The component has fewer stages.
     """
-    layers = layers_of(component, config)
+    layers = build_layers(component, config)
     if not count:
         return (), layers
     cuts = _cuts(component, layers)
     if count > len(cuts):
         raise ValueError(
-            f"this {component} cannot be split behind {count} stages, it has {len(cuts)}"
+            f"this {component} cannot be split after {count} stages, it has {len(cuts)}"
         )
     cut = cuts[count - 1]
     first, second = layers[:cut], layers[cut:]
@@ -99,8 +103,8 @@ def split_layers(
 
 
 def _cuts(component: Component, layers: tuple[Layer, ...]) -> list[int]:
-    found = [i for i, layer in enumerate(layers) if changes_size(layer)]
-    return found if component == "decoder" else [i for i in found[::-1] if i > 0]
+    resampling = [i for i, layer in enumerate(layers) if is_resampling(layer)]
+    return resampling if component == "decoder" else [i for i in resampling[::-1] if i > 0]
 
 
 def _encoder(config: AutoencoderTinyConfig) -> Iterator[Layer]:
@@ -109,18 +113,18 @@ def _encoder(config: AutoencoderTinyConfig) -> Iterator[Layer]:
         yield Layer(index, "conv", width, stem, stride=2, activation=config.act_fn)
         index, width = index + 2, stem
     stages = list(zip(config.encoder_block_out_channels, config.num_encoder_blocks, strict=True))
-    for stage, (wide, blocks) in enumerate(stages):
+    for stage, (out_width, blocks) in enumerate(stages):
         if stage:
-            out = wide if config.width_change == "conv" else width
+            out = out_width if config.width_change == "conv" else width
             yield Layer(index, "conv", width, out, stride=2, bias=False)
             index, width = index + 1, out
         elif not config.encoder_stem_channels:
-            yield Layer(index, "conv", width, wide)
-            index, width = index + 1, wide
+            yield Layer(index, "conv", width, out_width)
+            index, width = index + 1, out_width
         pool = config.pool_channels if stage == len(stages) - 1 else 0
         for _ in range(blocks):
-            yield Layer(index, "block", width, wide, pool_channels=pool)
-            index, width = index + 1, wide
+            yield Layer(index, "block", width, out_width, pool_channels=pool)
+            index, width = index + 1, out_width
     yield Layer(index, "conv", width, config.latent_channels)
 
 
@@ -129,13 +133,15 @@ def _decoder(config: AutoencoderTinyConfig) -> Iterator[Layer]:
     yield Layer(0, "clamp", z, z)
     yield Layer(1, "conv", z, widths[0], activation=config.act_fn)
     index, width = 3, widths[0]
-    for stage, (wide, blocks) in enumerate(zip(widths, config.num_decoder_blocks, strict=True)):
+    for stage, (out_width, blocks) in enumerate(
+        zip(widths, config.num_decoder_blocks, strict=True)
+    ):
         if stage:
-            out = wide if config.width_change == "conv" else width
+            out = out_width if config.width_change == "conv" else width
             yield Layer(index + 1, "upsample_conv", width, out, bias=False)
             index, width = index + 2, out
         pool = 0 if stage else config.pool_channels
         for _ in range(blocks):
-            yield Layer(index, "block", width, wide, pool_channels=pool)
-            index, width = index + 1, wide
+            yield Layer(index, "block", width, out_width, pool_channels=pool)
+            index, width = index + 1, out_width
     yield Layer(index, "conv", width, config.out_channels, activation="to_signed")

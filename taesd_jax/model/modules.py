@@ -18,7 +18,7 @@ from ..config import AutoencoderTinyConfig
 from ..kernels import round_to, upcast
 from .blocks import Block, apply_conv, clamp
 from .convolutions import Conv, UpsampleConv
-from .layers import Component, Layer, layers_of
+from .layers import Component, Layer, build_layers
 
 
 def apply_layer(
@@ -48,7 +48,7 @@ def _add_layers(
     rngs: nnx.Rngs,
 ) -> None:
     options: dict[str, Any] = {"param_dtype": param_dtype, "rngs": rngs}
-    for layer in layers_of(component, config):
+    for layer in build_layers(component, config):
         width = (layer.in_channels, layer.out_channels)
         if layer.kind == "conv":
             conv = Conv(*width, stride=layer.stride, use_bias=layer.bias, **options)
@@ -117,7 +117,7 @@ class Encoder(nnx.Module):
 
         Sides are divided by 32 in taesana. The options are those of `apply_layers`.
         """
-        layers = layers_of("encoder", self.config)
+        layers = build_layers("encoder", self.config)
         options: dict[str, Any] = {"remat": remat, "multiprocessors": multiprocessors}
         return apply_layers(self, layers, to_unsigned(image), **options)
 
@@ -148,6 +148,6 @@ class Decoder(nnx.Module):
 
         Sides are multiplied by 32 in taesana. The options are those of `apply_layers`.
         """
-        layers = layers_of("decoder", self.config)
+        layers = build_layers("decoder", self.config)
         options: dict[str, Any] = {"remat": remat, "multiprocessors": multiprocessors}
         return apply_layers(self, layers, latent, **options)

@@ -1,8 +1,8 @@
-"""Thumbnails: small images at a part of the cost, read off the decoder's own features.
+"""Thumbnails: small images at a fraction of the cost, from the decoder's intermediate features.
 
-The decoder stops behind the blocks of one size. A 3x3 convolution of what enters them and of what
-each gives, the head, gives the image of that size: a least-squares fit to the full decode,
-downsampled.
+The decoder stops after the blocks of one resolution. A head, a 3x3 convolution of the input and the
+output of each of these blocks, gives the image at that resolution; `fitting` fits it to the
+downsampled full decode.
 """
 
 from __future__ import annotations
@@ -18,35 +18,36 @@ import jax.numpy as jnp
 from ..config import AutoencoderTinyConfig
 from ..kernels import ConvSpec, fused_conv, round_to, wide_dtype
 from .blocks import apply_conv
-from .functional import Computation, Params, bind, finish
-from .layers import Layer, split_layers, stages_of
+from .functional import Computation, bind, finish
+from .layers import Layer, Params, num_stages, split_layers
 from .modules import Decoder, apply_layer
 
-_PART_OF_A_HEAD = ConvSpec(rounded=False)
+# A head's convolution of one feature: a term of a sum, which is rounded once.
+_HEAD_TERM = ConvSpec(rounded=False)
 
 
 def scales_of(config: AutoencoderTinyConfig) -> tuple[float, ...]:
-    """List the scales below 1 that a decoder passes through, largest first.
+    """List the scales of thumbnails: the decoder's resolutions below 1, largest first.
 
     >>> scales_of(AutoencoderTinyConfig())
     (0.5, 0.25, 0.125)
     """
-    return tuple(0.5**k for k in range(1, stages_of("decoder", config) + 1))
+    return tuple(0.5**k for k in range(1, num_stages("decoder", config) + 1))
 
 
 def check_scale(scale: Any, config: AutoencoderTinyConfig) -> float:
-    """Return a scale if it is 1 or that of thumbnails, else raise ValueError."""
+    """Return a scale as a float; raise ValueError unless it is 1 or one of `scales_of`."""
     scales = scales_of(config)
     if isinstance(scale, bool) or not isinstance(scale, Real) or scale not in (1, *scales):
-        listed = ", ".join(f"1/{head_name(s)}" for s in scales)
+        listed = ", ".join(f"1/{thumbnail_name(s)}" for s in scales)
         raise ValueError(f"scale must be 1 or one of ({listed}), got {scale!r}")
     return float(scale)
 
 
-def head_name(scale: float) -> str:
-    """Return the key of a scale's head in params["heads"].
+def thumbnail_name(scale: float) -> str:
+    """Return the key of a scale in `params["thumbnails"]`.
 
-    >>> head_name(1 / 8)
+    >>> thumbnail_name(1 / 8)
     '8'
     """
     return str(round(1 / scale))
@@ -55,7 +56,7 @@ def head_name(scale: float) -> str:
 def apply_thumbnail(
     decoder_params: Params, head: Params, latents: jax.Array, computation: Computation
 ) -> jax.Array:
-    """Decode latents into thumbnails of `computation.scale`; not compiled, nothing is checked."""
+    """Decode latents into thumbnails of `computation.scale`, without compiling or checking."""
     latents = latents.astype(computation.dtype)
     start, image = 0, head["bias"].astype(wide_dtype(latents.dtype)).reshape(1, 1, 1, -1)
     for x in features(
@@ -65,9 +66,9 @@ def apply_thumbnail(
         scale=computation.scale,
         multiprocessors=computation.multiprocessors,
     ):
-        # A sum over the features: side by side in channels they would take the memory again.
+        # A sum of convolutions: concatenating the features would hold them in memory twice.
         stop = start + x.shape[-1]
-        image = image + fused_conv(x, head["kernel"][:, :, start:stop], spec=_PART_OF_A_HEAD)
+        image = image + fused_conv(x, head["kernel"][:, :, start:stop], spec=_HEAD_TERM)
         start = stop
     return finish(round_to(image, computation.dtype), computation)
 
@@ -80,14 +81,16 @@ def features(
     scale: float,
     multiprocessors: int = 0,
 ) -> Iterator[jax.Array]:
-    """Yield (n, 8h * scale, 8w * scale, c) what enters the blocks of one size, and what each gives.
+    """Yield the features (n, 8h * scale, 8w * scale, c) that a head reads.
+
+    These are the input of the blocks at one resolution, and the output of each.
 
     Args:
         decoder_params: `params["decoder"]`.
-        latent: (n, h, w, z), in the dtype to compute in.
+        latent: (n, h, w, z), in the dtype of the computation.
         config: Architecture.
         scale: One of `scales_of(config)`.
-        multiprocessors: Of the Hopper GPU whose kernels may serve; 0 for none.
+        multiprocessors: As in `Computation`.
     """
     module, x = bind(decoder_params, "decoder", config), latent
     assert isinstance(module, Decoder)
@@ -100,24 +103,25 @@ def features(
 
 
 def select_head(params: Params, scale: float, config: AutoencoderTinyConfig) -> Params:
-    """Return the head of a scale, else raise ValueError."""
-    heads = params.get("heads", {})
-    head = heads.get(head_name(scale)) if isinstance(heads, Mapping) else None
+    """Return the head of a scale, or raise ValueError."""
+    heads = params.get("thumbnails", {})
+    head = heads.get(thumbnail_name(scale)) if isinstance(heads, Mapping) else None
     if not isinstance(head, Mapping):
         raise ValueError(
-            f"there is no head for scale 1/{head_name(scale)} in params['heads']: add_heads brings "
-            f"those of the published models, fit_heads makes them for others"
+            f"params['thumbnails'] has no head for scale 1/{thumbnail_name(scale)}: "
+            f"add_thumbnails adds those of the published models, fit_thumbnails fits others"
         )
     layers, start = _layers(config, scale)
     channels = sum(layer.out_channels for layer in layers[start:])
-    want = {"kernel": (3, 3, channels, config.out_channels), "bias": (config.out_channels,)}
+    expected = {"kernel": (3, 3, channels, config.out_channels), "bias": (config.out_channels,)}
     got = {key: jnp.shape(value) for key, value in head.items()}
-    if got != want:
-        raise ValueError(f"the head for scale 1/{head_name(scale)} must be {want}, got {got}")
+    if got != expected:
+        name = thumbnail_name(scale)
+        raise ValueError(f"the head for scale 1/{name} must have shapes {expected}, got {got}")
     return dict(head)
 
 
 def _layers(config: AutoencoderTinyConfig, scale: float) -> tuple[tuple[Layer, ...], int]:
-    """Return the layers up to a scale, and the place of the one before its blocks."""
+    """Return the layers up to a scale, and the index among them of the one before its blocks."""
     layers = split_layers("decoder", config, scales_of(config)[::-1].index(scale) + 1)[0]
     return layers, max(i for i, layer in enumerate(layers) if layer.kind != "block")

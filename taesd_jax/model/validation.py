@@ -1,4 +1,4 @@
-"""Refuses arrays that are not what encode and decode take, and says what to do."""
+"""Checks of arguments; the messages state what was expected, what came and what to do."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from ..config import VARIANTS, AutoencoderTinyConfig
+from .layers import COMPONENTS
 
 
 def check_dtype(dtype: DTypeLike) -> str:
-    """Return the name of a dtype to compute or store in, else raise TypeError."""
+    """Return the name of a dtype, or raise TypeError unless it is floating point and supported."""
     name = jnp.dtype(dtype).name
     if name not in ("float32", "bfloat16", "float16", "float64"):
         raise TypeError(f"dtype must be float32, bfloat16, float16 or float64, got {name}")
@@ -20,8 +21,15 @@ def check_dtype(dtype: DTypeLike) -> str:
 
 
 def check_out_dtype(dtype: DTypeLike) -> str:
-    """Return the name of a dtype for results, else raise TypeError."""
+    """Return the name of a dtype for results, also "uint8", or raise TypeError."""
     return "uint8" if jnp.dtype(dtype) == jnp.uint8 else check_dtype(dtype)
+
+
+def check_input(component: str, x: ArrayLike, config: AutoencoderTinyConfig) -> None:
+    """Raise ValueError or TypeError unless x is an input of a component, as `check_image` says."""
+    if component not in COMPONENTS:
+        raise ValueError(f"component must be one of {COMPONENTS}, got {component!r}")
+    (check_image if component == "encoder" else check_latent)(x, config)
 
 
 def check_image(image: ArrayLike, config: AutoencoderTinyConfig) -> None:
@@ -46,13 +54,13 @@ def check_latent(latent: ArrayLike, config: AutoencoderTinyConfig) -> None:
             )
     if len(shape) == 3 and shape[-1] == 4 * channels:
         raise ValueError(
-            f"latent must be (n, h, w, {channels}), got packed tokens {shape}; turn them back with "
+            f"latent must be (n, h, w, {channels}), got packed tokens {shape}; unpack them with "
             f"taesd_jax.unpack(tokens, size=(h, w))"
         )
     if len(shape) == 4 and shape[-1] != channels and 4 * channels in (shape[1], shape[-1]):
         nchw = "" if shape[-1] == 4 * channels else ".transpose(0, 2, 3, 1)"
         raise ValueError(
-            f"latent must be (n, h, w, {channels}), got patches {shape}; turn them back with "
+            f"latent must be (n, h, w, {channels}), got patches {shape}; undo that with "
             f"taesd_jax.unpatchify(patches{nchw})"
         )
     hint = "divide 8-bit values by 255 and apply unscale_latents"
@@ -64,34 +72,34 @@ def _check_config(config: AutoencoderTinyConfig) -> None:
         raise TypeError(f"config must be an AutoencoderTinyConfig, got {type(config).__name__}")
 
 
-def _check(x: Any, what: str, channels: int, hint: str) -> None:
+def _check(x: Any, name: str, channels: int, hint: str) -> None:
     shape, dtype = getattr(x, "shape", None), getattr(x, "dtype", None)
     if shape is None or not isinstance(dtype, np.dtype):
         raise TypeError(
-            f"{what} must be a JAX or numpy array (n, h, w, {channels}), got "
+            f"{name} must be a JAX or numpy array (n, h, w, {channels}), got "
             f"{type(x).__module__}.{type(x).__name__}"
         )
     if len(shape) != 4:
         unbatched = len(shape) == 3 and shape[-1] == channels
-        more = "; add the batch axis with x[None]" if unbatched else ""
-        raise ValueError(f"{what} must be (n, h, w, {channels}), got shape {tuple(shape)}{more}")
+        advice = "; add the batch axis with x[None]" if unbatched else ""
+        raise ValueError(f"{name} must be (n, h, w, {channels}), got shape {tuple(shape)}{advice}")
     if shape[-1] != channels:
-        more = ""
+        advice = ""
         if shape[1] == channels:
-            more = "; it looks like NCHW, transpose it with x.transpose(0, 2, 3, 1)"
-        raise ValueError(f"{what} must be (n, h, w, {channels}), got shape {tuple(shape)}{more}")
+            advice = "; it looks like NCHW, transpose it with x.transpose(0, 2, 3, 1)"
+        raise ValueError(f"{name} must be (n, h, w, {channels}), got shape {tuple(shape)}{advice}")
     if 0 in shape:
-        raise ValueError(f"{what} must not be empty, got shape {tuple(shape)}")
+        raise ValueError(f"{name} must not be empty, got shape {tuple(shape)}")
     if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"{what} must be floating point, got {dtype}; {hint}")
+        raise TypeError(f"{name} must be floating point, got {dtype}; {hint}")
 
 
 def check_count(name: str, value: Any, *, least: int = 1) -> int:
-    """Return a value as an int if it is an integer of at least `least`, else raise.
+    """Return a value as an int, checked to be an integer of at least `least`.
 
     Raises:
         TypeError: It is not an integer.
-        ValueError: It is less.
+        ValueError: It is smaller.
     """
     expected = "a positive integer" if least == 1 else f"an integer of at least {least}"
     if isinstance(value, bool) or not isinstance(value, int | np.integer):

@@ -43,7 +43,7 @@ def replace_vae(task: Any, vae: AutoencoderTiny) -> None:
             f"the task has latents of {channels} channels, this autoencoder of "
             f"{vae.config.latent_channels}; stable diffusion 3 takes taesd3"
         )
-    vae.require("decoder")
+    vae.check_loaded("decoder")
     backbone.decode_step = lambda latents: vae.decode(latents).sample
     if "encoder" in vae.params:
         backbone.encode_image_step = lambda images: vae.encode(images).latents

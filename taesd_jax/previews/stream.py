@@ -95,7 +95,7 @@ class PreviewStream:
         shows its own. Between compiled chunks of steps it decodes there and then, without waiting.
 
         Args:
-            params: {"decoder": ...}, as for `decode`, and {"heads": ...} for a reduced size.
+            params: {"decoder": ...}, as for `decode`, and {"thumbnails": ...} for a reduced size.
             step: Number of the step.
             latents: (n, h, w, z) in model space. `predict_x0` makes clearer ones out of noisy ones.
 
@@ -107,7 +107,7 @@ class PreviewStream:
         latents = lax.stop_gradient(_gathered(latents)[: self.max_images])
         wanted = {"decoder": select_component(params, "decoder")}
         if self.scale != 1:
-            wanted["heads"] = params.get("heads", {})
+            wanted["thumbnails"] = params.get("thumbnails", {})
         params = lax.stop_gradient(wanted)
         traced = any(isinstance(x, Tracer) for x in jax.tree.leaves((params, step, latents)))
         if not traced:

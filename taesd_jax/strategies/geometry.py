@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..config import AutoencoderTinyConfig
-from ..model.layers import Component, Layer, changes_size, split_layers
+from ..model.layers import Component, Layer, is_resampling, split_layers
 from .strategy import Strips, Tiles, min_full_stages
 
 # 3x3 convolutions of a layer, each of which needs one row of context on either side.
@@ -128,4 +128,4 @@ def carried_rows(layer: Layer) -> int:
 
 
 def _ratio(layers: Sequence[Layer]) -> int:
-    return 2 ** sum(map(changes_size, layers))
+    return 2 ** sum(map(is_resampling, layers))

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from ..config import AutoencoderTinyConfig
 from ..model.functional import Computation, Params, bind, finish, select_component
-from ..model.layers import layers_of
+from ..model.layers import build_layers
 from ..model.validation import check_image, check_latent
 from .geometry import Geometry, size_after
 from .parts import Extent, run_full_stages_alone
@@ -101,7 +101,7 @@ def _iterate(
     if not isinstance(strips, Strips):
         raise TypeError(f"rows come from strips: strategy must be Strips(), got {strips}")
     geometry = Geometry.of(strips, component, config)
-    height = size_after(layers_of(component, config), x.shape[1])
+    height = size_after(build_layers(component, config), x.shape[1])
     if isinstance(start, bool) or not isinstance(start, int) or not 0 <= start < height:
         raise ValueError(f"start must be a row from 0 to {height - 1}, got {start!r}")
     rows = _decoded_rows if component == "decoder" else _encoded_rows

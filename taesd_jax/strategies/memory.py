@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from ..config import AutoencoderTinyConfig
-from ..model.layers import Component, Layer, layers_of
+from ..model.layers import Component, Layer, build_layers
 from .geometry import Geometry, carried_rows, size_after
 from .strategy import Full, Strategy, Tiles
 
@@ -33,7 +33,7 @@ def estimate_bytes(
         config: Its architecture.
     """
     if isinstance(strategy, Full):
-        return int(_FULL * _largest(layers_of(component, config), size))
+        return int(_FULL * _largest(build_layers(component, config), size))
     geometry = Geometry.of(strategy, component, config)
     decoding, layers = component == "decoder", geometry.layers
     start = _after(geometry.full_layers, size) if decoding else size  # of what runs in parts

@@ -15,7 +15,7 @@ from jax import lax
 from ..config import AutoencoderTinyConfig
 from ..kernels import is_half
 from ..model.functional import Computation
-from ..model.layers import Component, stages_of
+from ..model.layers import Component, num_stages
 from .memory import estimate_bytes
 from .run import run
 from .sharding import device_of, is_sharded, is_traced
@@ -181,7 +181,7 @@ def _relative_bytes(dtype: str, platform: str) -> float:
 
 def _parts(component: Component, config: AutoencoderTinyConfig, platform: str) -> list[Strategy]:
     """List strips and tiles, the fastest first."""
-    least, most = min_full_stages(config), stages_of(component, config)
+    least, most = min_full_stages(config), num_stages(component, config)
     if most < max(least, 1):
         return []
     strips: list[Strategy] = [

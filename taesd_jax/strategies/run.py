@@ -98,7 +98,7 @@ def decode(
 
     Args:
         params: Nested dict with the key "decoder"; its dtype is free, see `dtype`. A scale below 1
-            needs "heads", which `add_heads` or `fit_heads` brings.
+            needs "thumbnails", which `add_thumbnails` or `fit_thumbnails` brings.
         latents: Floating point (n, h, w, z) with scale 1 and shift 0: what the diffusion model
             itself sees, not divided by its VAE's scaling factor.
         config: Architecture.

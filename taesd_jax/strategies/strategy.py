@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from ..config import AutoencoderTinyConfig
-from ..model.layers import Component, stages_of
+from ..model.layers import Component, num_stages
 from ..model.validation import check_count
 
 
@@ -101,7 +101,7 @@ def resolve_strategy(
         raise TypeError(f"strategy must be Full(), Strips() or Tiles(), got {strategy!r}")
     if not isinstance(strategy, Strips):
         return strategy
-    least, most = min_full_stages(config), stages_of(component, config)
+    least, most = min_full_stages(config), num_stages(component, config)
     if least > most:
         raise ValueError(
             f"this {component} is one stage with a norm over the whole image, which cannot run in "

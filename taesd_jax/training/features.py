@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ..config import AutoencoderTinyConfig
 from ..kernels import Convolve, convolve
 from ..model.functional import Params, bind
-from ..model.layers import Component, changes_size, layers_of
+from ..model.layers import Component, build_layers, is_resampling
 from ..model.modules import apply_layer, to_unsigned
 
 
@@ -46,11 +46,11 @@ def stage_features(
     features: list[jax.Array] = []
     if component == "encoder":
         x = to_unsigned(x)
-    layers, opening = layers_of(component, config), 1
+    layers, opening = build_layers(component, config), 1
     if component == "encoder" and config.encoder_stem_channels:
         opening = len(config.encoder_stem_channels)
     for i, layer in enumerate(layers):
-        if i >= opening and (changes_size(layer) or i == len(layers) - 1):
+        if i >= opening and (is_resampling(layer) or i == len(layers) - 1):
             x = x if perturbations is None else x + perturbations[len(features)]
             features.append(x)
         if remat and layer.kind == "block":

@@ -102,7 +102,7 @@ def _check_teacher(config: AutoencoderTinyConfig, recipe: Recipe, teacher: Teach
             "family as teacher, not a function"
         )
     for name in needed:
-        teacher.require(name)
+        teacher.check_loaded(name)
     widths, teacher_widths = (
         getattr(c, f"{component}_block_out_channels") for c in (config, teacher.config)
     )

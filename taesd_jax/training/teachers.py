@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from ..autoencoder import AutoencoderTiny
 from ..io.images import from_uint8
 from ..model.layers import COMPONENTS, Component
 from ..strategies.run import decode, encode
+from ..weights.files import digest_tree
 from .features import output_sensitivity, stage_features
 from .losses import sharpen
 from .recipe import Recipe
@@ -104,21 +104,11 @@ def teacher_digest(teacher: Teacher, *, size: int) -> str:
     """
     if isinstance(teacher, AutoencoderTiny):
         params = {name: teacher.params[name] for name in COMPONENTS if name in teacher.params}
-        return tree_digest(params, repr(teacher.config.architecture))
+        return digest_tree(params, repr(teacher.config.architecture))
     function = teacher.func if isinstance(teacher, Partial) else teacher
     name = getattr(function, "__qualname__", type(function).__name__)
     noise = np.random.default_rng(0).uniform(-1, 1, (1, size, size, 3)).astype("f4")
     latents = np.asarray(encode_with(teacher, jnp.asarray(noise)))
     text = f"{getattr(function, '__module__', '')}.{name}"
     text += f" {latents.mean():.2e} {latents.std():.2e}"
-    return tree_digest(teacher if isinstance(teacher, Partial) else (), text)
-
-
-def tree_digest(tree: Any, text: str = "") -> str:
-    """Return a digest of the arrays in a pytree and of a text."""
-    digest = hashlib.sha256(text.encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)}{array.shape}{array.dtype}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()[:16]
+    return digest_tree(teacher if isinstance(teacher, Partial) else (), text)

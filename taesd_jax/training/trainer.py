@@ -21,8 +21,9 @@ from ..config import AutoencoderTinyConfig
 from ..errors import TrainingError
 from ..io.images import from_uint8, write_image
 from ..model.functional import Params, init
-from ..model.layers import COMPONENTS, Component, layers_of
+from ..model.layers import COMPONENTS, Component, build_layers
 from ..strategies.sharding import replicate, shard_images
+from ..weights.files import digest_tree
 from .crops import RECIPE_FILE, Crops, describe_images
 from .evaluation import Evaluator
 from .recipe import Recipe
@@ -31,7 +32,7 @@ from .run_options import RunOptions
 from .state import State, check_finite, init_state
 from .step import StepContext, make_context, train_step
 from .teacher_cache import TeacherCache, iter_batches
-from .teachers import Teacher, teacher_digest, tree_digest
+from .teachers import Teacher, teacher_digest
 
 _NUM_EXAMPLES = 16  # first crops, which the teacher's sensitivity is measured on
 
@@ -103,7 +104,7 @@ def _prepare(
 ) -> _Training:
     """Check all that can be checked before the first step."""
     component, mesh = recipe.component, options.mesh
-    student.require(component)
+    student.check_loaded(component)
     options.check_recipe(recipe)
     crops = Crops([Path(path) for path in images], recipe)
     crops[0]  # raises if no image can be used
@@ -115,12 +116,12 @@ def _prepare(
     metadata = recipe.to_dict() | {
         "config": student.config.to_dict(),
         "teacher": digest,
-        "student": tree_digest((student.params[component], context.decoder)),
+        "student": digest_tree((student.params[component], context.decoder)),
         "images": describe_images(crops.images),
         "devices": 1 if mesh is None else mesh.size,
     }
     stored, _ = _join(folder / "model", student, component)  # raises if they do not fit
-    if context.decoder and tree_digest(stored["decoder"]) != tree_digest(context.decoder):
+    if context.decoder and digest_tree(stored["decoder"]) != digest_tree(context.decoder):
         raise TrainingError(
             f"{folder} has another decoder than the one that makes this encoder's images; name "
             f"another folder"
@@ -187,7 +188,7 @@ def _finish(training: _Training, state: State) -> Params:
     # A training of the other component may end at this moment.
     with locked(path.parent, wait=True):
         params, config = _join(path, model, component)
-        weights.save(path, params, config, layout="original")
+        weights.save(path, params, config, format="original")
     return trained
 
 
@@ -203,7 +204,7 @@ def new_student(
     """
     params = init(jax.random.key(seed), config=config)[component]
     if component == "decoder":
-        last = params[layers_of(component, config)[-1].name]
+        last = params[build_layers(component, config)[-1].name]
         last["bias"] = last["bias"] + 0.5  # the last convolution's images are in [0, 1]
     return AutoencoderTiny({component: params}, config)
 

@@ -1,18 +1,19 @@
-"""Load and save checkpoints of every published layout; needs no torch and starts no backend."""
+"""Load and save checkpoints of every published format; needs no torch and starts no backend."""
 
-from .loading import Checkpoint, Part, assemble, load, missing_file
-from .saving import Layout, save, serialise
-from .thumbnail_files import add_heads, save_heads
+from .loading import Checkpoint, Part, assemble, load
+from .saving import Format, save, serialise
+from .sources import missing_file
+from .thumbnail_files import add_thumbnails, save_thumbnails
 
 __all__ = [
     "Checkpoint",
-    "Layout",
+    "Format",
     "Part",
-    "add_heads",
+    "add_thumbnails",
     "assemble",
     "load",
     "missing_file",
     "save",
-    "save_heads",
+    "save_thumbnails",
     "serialise",
 ]

@@ -1,34 +1,38 @@
-"""Reading safetensors and JSON files, headers before any data."""
+"""Safetensors and JSON files: their names, and strict reading, headers before any data."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from ..errors import CheckpointError, CheckpointNotFoundError
 from .names import Shape
 
-# What PyTorch and JAX both hold without loss, by the names that safetensors uses.
+DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
+CONFIG_FILE = "config.json"
+# Dtypes that PyTorch and JAX share, by their names in safetensors.
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-# Bounds in bytes that no model of this family comes near: the published headers have 6 kB.
+# Bytes; the headers of the published files have 6 kB.
 MAX_HEADER = 4 * 2**20
+# Bytes; a config.json has 1 kB.
 MAX_JSON = 2**20
-# In the metadata of the files that we write.
+# Key of the digest in the metadata of files that this package writes.
 DIGEST = "taesd_jax.sha256"
 
 
 class Header(NamedTuple):
-    """What a safetensors file says of itself.
+    """Names, shapes and metadata of a safetensors file.
 
     Attributes:
         shapes: Name -> shape of each tensor.
-        metadata: Free text by name.
+        metadata: Text by key.
     """
 
     shapes: dict[str, Shape]
@@ -40,7 +44,7 @@ def read_header(path: Path) -> Header:
 
     Raises:
         CheckpointNotFoundError: There is no such file.
-        CheckpointError: It is not a whole safetensors file, or has a dtype outside `DTYPES`.
+        CheckpointError: It is not a complete safetensors file, or has a dtype outside `DTYPES`.
     """
     with _open(path) as file:
         shapes, refused = {}, []
@@ -67,7 +71,7 @@ def read_tensors(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def to_bytes(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
-    """Return a safetensors file with a digest of what it holds, for `check_digest`.
+    """Serialise tensors as a safetensors file with a digest that `check_digest` verifies.
 
     Equal content gives equal bytes.
     """
@@ -75,7 +79,7 @@ def to_bytes(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> 
 
     metadata = {**metadata, DIGEST: _digest(tensors, metadata)}
     raw = save(dict(tensors), metadata=metadata)
-    # safetensors writes the metadata in an order that changes from run to run.
+    # safetensors orders the metadata differently in each run.
     end = 8 + int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8:end]) | {"__metadata__": dict(sorted(metadata.items()))}
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -84,22 +88,38 @@ def to_bytes(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> 
 
 
 def check_digest(path: Path, header: Header, tensors: Mapping[str, np.ndarray]) -> None:
-    """Raise CheckpointError where a file no longer holds what `to_bytes` put into it.
+    """Raise CheckpointError unless a file's content matches the digest in its metadata.
 
-    Files of others have no digest, and pass.
+    Files without a digest, such as those of other programs, pass.
 
     Args:
         path: The file.
         header: Its header.
-        tensors: All that was read of it.
+        tensors: All of its tensors.
     """
-    if stated := header.metadata.get(DIGEST):
-        metadata = {name: text for name, text in header.metadata.items() if name != DIGEST}
-        if _digest(tensors, metadata) != stated:
+    if expected := header.metadata.get(DIGEST):
+        metadata = {key: text for key, text in header.metadata.items() if key != DIGEST}
+        if _digest(tensors, metadata) != expected:
             raise CheckpointError(
-                f"{path}: what it holds is not what was written (its {DIGEST} differs): it is "
-                f"damaged, or another program changed it and left that digest in"
+                f"{path}: the content does not match its digest ({DIGEST}): the file is damaged, "
+                f"or another program changed it and kept the old digest"
             )
+
+
+def digest(arrays: Iterable[tuple[str, np.ndarray]], text: str = "") -> str:
+    """Return the SHA-256 of a text and of named arrays, in hexadecimal."""
+    sha256 = hashlib.sha256(text.encode())
+    for name, array in arrays:
+        array = np.ascontiguousarray(array)
+        sha256.update(f"{name} {array.dtype.name} {array.shape} ".encode())
+        sha256.update(array.tobytes())
+    return sha256.hexdigest()
+
+
+def digest_tree(tree: Any, text: str = "") -> str:
+    """Return the SHA-256 of a text and of the arrays in a pytree, in hexadecimal."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return digest(((jax.tree_util.keystr(path), np.asarray(leaf)) for path, leaf in leaves), text)
 
 
 def read_json(path: Path) -> dict:
@@ -121,7 +141,7 @@ def parse_json(text: str, origin: str) -> dict:
     """Parse a JSON object.
 
     Raises:
-        CheckpointError: It is not one; `origin` says where it stood.
+        CheckpointError: It is not one; the message names `origin`.
     """
     try:
         content = json.loads(text)
@@ -147,14 +167,14 @@ def _open(path: Path) -> Iterator:
             header = int.from_bytes(file.read(8), "little")
         if path.stat().st_size >= 8 + header > 8 + MAX_HEADER:
             raise CheckpointError(
-                f"{path}: not of a model of this family: expected a header of at most "
+                f"{path}: not a model of this family: expected a header of at most "
                 f"{MAX_HEADER} bytes, got {header}"
             )
         with safe_open(path, framework="numpy") as file:
             yield file
     except SafetensorError as error:
         raise CheckpointError(
-            f"{path}: not a whole safetensors file ({error}); it may be truncated, download it "
+            f"{path}: not a complete safetensors file ({error}); it may be truncated, download it "
             f"again"
         ) from error
     except OSError as error:
@@ -162,9 +182,4 @@ def _open(path: Path) -> Iterator:
 
 
 def _digest(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
-    found = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
-    for name in sorted(tensors):
-        array = np.ascontiguousarray(tensors[name])
-        found.update(f"{name} {array.dtype.name} {array.shape} ".encode())
-        found.update(array.tobytes())
-    return found.hexdigest()
+    return digest(sorted(tensors.items()), json.dumps(sorted(metadata.items())))

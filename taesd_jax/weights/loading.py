@@ -1,4 +1,4 @@
-"""Strict loading of whole checkpoints."""
+"""Loads checkpoints strictly: every tensor is accounted for before any is read."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ import numpy as np
 
 from ..config import AutoencoderTinyConfig
 from ..errors import CheckpointError
-from ..model.layers import Component
+from ..model.layers import Component, Params
 from . import files, names, sources
-from .names import Scheme, Shape
+from .names import KeyFormat, Shape
 from .recognition import difference, recognise
-
-Params = dict[str, Any]
 
 
 class Checkpoint(NamedTuple):
@@ -27,16 +25,22 @@ class Checkpoint(NamedTuple):
         params: {"encoder": ..., "decoder": ...}, numpy arrays in the stored dtype; either
             component may be absent.
         config: Its architecture and labels.
-        scheme: The key scheme that it was stored in; two with a slash for a mixed pair.
+        format: The format that it was stored in; two with a slash for a mixed pair.
     """
 
     params: Params
     config: AutoencoderTinyConfig
-    scheme: str
+    format: str
 
 
 class Part(NamedTuple):
-    """Tensors that are read only after their names and shapes were found right."""
+    """Tensors of one file or state dict, read only once their names and shapes are checked.
+
+    Attributes:
+        origin: Where they come from, for messages.
+        shapes: Name -> shape.
+        read: Reads tensors by name.
+    """
 
     origin: str
     shapes: Mapping[str, Shape]
@@ -54,26 +58,26 @@ def load(
 ) -> Checkpoint:
     """Load a checkpoint as numpy arrays, in its stored dtype.
 
-    The architecture is read from names and shapes, never from a file's name; that only tells taesd
-    from taesdxl, and taesd3 from taef1, which have equal shapes. Names may follow the original,
-    diffusers', ComfyUI's or our Flax scheme.
+    The architecture is read from the names and shapes of the tensors. A file's name only tells
+    taesd from taesdxl, and taesd3 from taef1, which have equal shapes. The format may be the
+    original, diffusers', ComfyUI's or this package's Flax format.
 
     Args:
-        source: A safetensors file; `PATH` for `PATH_encoder.safetensors` and
-            `PATH_decoder.safetensors`, of which one may be absent; a folder; a hub id
-            "owner/name"; or a variant's name such as "taesd". What is on disk comes first.
+        source: A safetensors file; `PATH` for a pair `PATH_encoder.safetensors` and
+            `PATH_decoder.safetensors`, or one of them; a folder; a hub id "owner/name"; or a
+            variant's name such as "taesd". Files on disk come first.
         subfolder: Folder inside the folder or hub repository.
         revision: Branch, tag or commit of a hub repository.
-        cache_dir: Where hub files are kept.
+        cache_dir: Folder of the hub's cache.
         local_files_only: Use only hub files that are already in the cache.
         token: Hub access token.
 
     Raises:
         CheckpointNotFoundError: There is nothing under that name.
-        CheckpointError: What is there is not a model of this family; lists every tensor that is
-            missing, unexpected or mis-shaped.
+        CheckpointError: It is not a model of this family; lists every tensor that is missing,
+            unexpected or mis-shaped.
     """
-    found = sources.find_files(
+    source_files = sources.find_files(
         source,
         subfolder=subfolder,
         revision=revision,
@@ -81,50 +85,58 @@ def load(
         local_files_only=local_files_only,
         token=token,
     )
-    parts: list[Part] = []
-    headers: dict[Path, files.Header] = {}
-    contents: dict[Path, dict[str, np.ndarray]] = {}
-    fields: dict[str, Any] = {}
-    for path in found.weights:
-        header = headers[path] = files.read_header(path)
-        parts.append(_part(path, header, contents.setdefault(path, {})))
-        if text := header.metadata.get("config"):
-            stated = files.parse_json(text, f"{path}: its config")
-            if fields and stated != fields:
-                raise CheckpointError(
-                    f"encoder and decoder belong to different models: the configs inside "
-                    f"{found.weights[0]} and {path} differ"
-                )
-            fields = stated
-    if found.config:
-        fields = files.read_json(found.config)
-    loaded = assemble(parts, fields=fields, label=found.label, origin=os.fspath(source))
-    # Only now: the tensors of what is no model may be larger than memory.
-    for path, header in headers.items():
-        files.check_digest(path, header, contents[path])
-    return loaded
+    opened = [_SafetensorsFile(path, files.read_header(path), {}) for path in source_files.weights]
+    fields = _shared_fields(opened)
+    if source_files.config:
+        fields = files.read_json(source_files.config)
+    parts = [Part(str(file.path), file.header.shapes, file.read) for file in opened]
+    checkpoint = assemble(
+        parts, fields=fields, variant=source_files.variant, origin=os.fspath(source)
+    )
+    # Only now: the tensors of a file that is no model may be larger than memory.
+    for file in opened:
+        files.check_digest(file.path, file.header, file.tensors)
+    return checkpoint
 
 
-def _part(path: Path, header: files.Header, content: dict[str, np.ndarray]) -> Part:
-    """Return the tensors of a file; what is read of them is kept in `content`."""
+class _SafetensorsFile(NamedTuple):
+    """A file, its header, and the tensors that were read of it."""
 
-    def read(names: Sequence[str]) -> Mapping[str, np.ndarray]:
-        found = files.read_tensors(path, names)
-        content.update(found)
-        return found
+    path: Path
+    header: files.Header
+    tensors: dict[str, np.ndarray]
 
-    return Part(str(path), header.shapes, read)
+    def read(self, names: Sequence[str]) -> Mapping[str, np.ndarray]:
+        tensors = files.read_tensors(self.path, names)
+        self.tensors.update(tensors)
+        return tensors
+
+
+def _shared_fields(opened: Sequence[_SafetensorsFile]) -> dict[str, Any]:
+    """Return the config in the metadata of the files, or {}."""
+    configs = {
+        file.path: files.parse_json(text, f"{file.path}: its config")
+        for file in opened
+        if (text := file.header.metadata.get("config"))
+    }
+    fields = next(iter(configs.values()), {})
+    if any(other != fields for other in configs.values()):
+        raise CheckpointError(
+            f"encoder and decoder belong to different models: the configs inside "
+            f"{' and '.join(map(str, configs))} differ"
+        )
+    return fields
 
 
 def assemble(
-    parts: Sequence[Part], *, fields: Mapping[str, Any], label: str, origin: str
+    parts: Sequence[Part], *, fields: Mapping[str, Any], variant: str, origin: str
 ) -> Checkpoint:
     """Build a checkpoint from tensors by name.
 
     Args:
-        parts: The tensors of one file each.
+        parts: The tensors, a part for each file.
         fields: Content of a config.json, or {}.
-        label: A variant's name, or "".
+        variant: A variant's name, or "", to tell equal architectures apart.
         origin: Where the tensors come from, for messages.
 
     Raises:
@@ -134,35 +146,36 @@ def assemble(
     scalars: dict[str, float] = {}
     try:
         for part in parts:
-            scheme, components, extra = names.split(part.shapes)
+            format, components, extra = names.split(part.shapes)
             for component, keys in components.items():
                 if component in stored:
                     origins = f"{stored[component].part.origin}, {part.origin}"
                     raise CheckpointError(f"two {component}s: {origins}")
-                stored[component] = _Stored(part, scheme, keys)
+                stored[component] = _Stored(part, format, keys)
             scalars |= _read_scalars(part, extra)
         shapes: dict[Component, dict[str, Shape]] = {
             component: tensors.shapes() for component, tensors in stored.items()
         }
-        config = _with_labels(_with_fields(recognise(shapes), fields, shapes), scalars, label)
+        config = _with_fields(recognise(shapes), fields, shapes)
+        config = _with_scalars(config, scalars, variant)
         params = {component: tensors.read() for component, tensors in stored.items()}
         _check_finite(params)
     except CheckpointError as error:
         raise CheckpointError(f"{origin}: {error}") from error
-    schemes = {tensors.scheme for tensors in stored.values()}
-    return Checkpoint(params, config.replace(name_or_path=origin), "/".join(sorted(schemes)))
+    formats = {tensors.format for tensors in stored.values()}
+    return Checkpoint(params, config.replace(name_or_path=origin), "/".join(sorted(formats)))
 
 
 class _Stored(NamedTuple):
-    """One component in the names of its file: published key -> name."""
+    """One component of a part; `keys` maps a published key to its name there."""
 
     part: Part
-    scheme: Scheme
+    format: KeyFormat
     keys: Mapping[str, str]
 
     def shapes(self) -> dict[str, Shape]:
         shapes = {key: self.part.shapes[name] for key, name in self.keys.items()}
-        if self.scheme == "flax":
+        if self.format == "flax":
             return {key: names.to_torch_shape(shape) for key, shape in shapes.items()}
         return shapes
 
@@ -170,7 +183,7 @@ class _Stored(NamedTuple):
         tensors = self.part.read(list(self.keys.values()))
         params: Params = {}
         for key, name in self.keys.items():
-            tensor = tensors[name] if self.scheme == "flax" else names.to_flax(tensors[name])
+            tensor = tensors[name] if self.format == "flax" else names.to_flax(tensors[name])
             *path, leaf = names.flax_path(key)
             branch = params
             for word in path:
@@ -179,51 +192,41 @@ class _Stored(NamedTuple):
         return params
 
 
-def missing_file(source: str, component: Component) -> str:
-    """Say which file would bring the component that `source` lacks."""
-    other = "decoder" if component == "encoder" else "encoder"
-    for suffix in (".safetensors", ".pth"):
-        if source.endswith(f"_{other}{suffix}"):
-            stem = source.removesuffix(f"_{other}{suffix}")
-            return f"load {stem!r}, which needs {stem}_{component}{suffix} beside that file"
-        if source and Path(f"{source}_{other}{suffix}").is_file():
-            return f"add the missing file {source}_{component}{suffix}"
-    return f"load a checkpoint with {component} tensors"
-
-
 def _with_fields(
-    config: AutoencoderTinyConfig, fields: Mapping[str, Any], shapes: Mapping[Component, Any]
+    recognised: AutoencoderTinyConfig, fields: Mapping[str, Any], shapes: Mapping[Component, Any]
 ) -> AutoencoderTinyConfig:
+    """Return the config that `fields` describe, checked against the tensors' shapes."""
     if not fields:
-        return config
+        return recognised
     try:
-        stated = AutoencoderTinyConfig.from_dict(fields)
-    except (ValueError, TypeError, RecursionError) as error:  # deep nesting has no text
+        config = AutoencoderTinyConfig.from_dict(fields)
+    except (ValueError, TypeError, RecursionError) as error:  # repr of deeply nested values
         raise CheckpointError(f"config: {error}") from error
-    if lines := difference(shapes, stated):
+    if lines := difference(shapes, config):
         raise CheckpointError("the config does not describe the tensors:\n" + "\n".join(lines))
-    name = sources.label_of(str(fields.get("_name_or_path", "")))
-    return stated if stated.raw_latent_scale is not None else stated.labelled(name)
+    if config.raw_latent_scale is not None:
+        return config
+    return config.with_variant(sources.variant_from_name(str(fields.get("_name_or_path", ""))))
 
 
-def _with_labels(
-    config: AutoencoderTinyConfig, scalars: Mapping[str, float], label: str
+def _with_scalars(
+    config: AutoencoderTinyConfig, scalars: Mapping[str, float], variant: str
 ) -> AutoencoderTinyConfig:
-    scale, shift = scalars.get("vae_scale", 1.0), scalars.get("vae_shift", 0.0)
-    if (scale, shift) == (1.0, 0.0):  # what ComfyUI has where nobody said anything
-        return config if config.raw_latent_scale is not None else config.labelled(label)
-    if config.raw_latent_scale is None:
+    """Return config with ComfyUI's scalars, or else with the constants of a variant."""
+    scalar = scalars.get("vae_scale", 1.0), scalars.get("vae_shift", 0.0)
+    scale = config.raw_latent_scale
+    if scalar == (1.0, 0.0):  # ComfyUI's defaults
+        return config.with_variant(variant) if scale is None else config
+    if scale is None:
         try:
-            return config.replace(raw_latent_scale=scale, raw_latent_shift=shift)
+            return config.replace(raw_latent_scale=scalar[0], raw_latent_shift=scalar[1])
         except ValueError as error:
             raise CheckpointError(f"vae_scale and vae_shift: {error}") from error
-    stated = config.raw_latent_scale, config.raw_latent_shift or 0.0
-    if not all(
-        math.isclose(a, b, rel_tol=1e-6) for a, b in zip(stated, (scale, shift), strict=True)
-    ):
+    raw = scale, config.raw_latent_shift or 0.0
+    if not all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(raw, scalar, strict=True)):
         raise CheckpointError(
-            f"vae_scale and vae_shift are {scale:g} and {shift:g}, but the config inside says "
-            f"{stated[0]:g} and {stated[1]:g}"
+            f"vae_scale and vae_shift are {scalar[0]:g} and {scalar[1]:g}, but the config inside "
+            f"says {raw[0]:g} and {raw[1]:g}"
         )
     return config
 

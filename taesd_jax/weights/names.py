@@ -1,8 +1,8 @@
-"""The names of a component's tensors in Flax and in every key scheme; needs no jax.
+"""The names of a component's tensors in every format; needs no jax.
 
-One rule serves all: a published key is `INDEX.rest`, and a scheme puts a prefix before it.
+One rule serves all: a published key is `INDEX.rest`, and a format puts a prefix before it.
 
-| scheme   | encoder             | decoder             | index of the decoder          |
+| format   | encoder             | decoder             | index of the decoder          |
 | -------- | ------------------- | ------------------- | ----------------------------- |
 | original | N.                  | N.                  | as published; one component a file |
 | module   | encoder.N.          | decoder.N.          | as published                  |
@@ -25,10 +25,11 @@ import numpy as np
 from ..errors import CheckpointError
 from ..model.layers import COMPONENTS, Component, Layer
 
-Scheme = Literal["original", "module", "diffusers", "comfyui", "flax"]
+# "module" is that of the original's `TAESD` class in memory; no file has it.
+KeyFormat = Literal["original", "module", "diffusers", "comfyui", "flax"]
 Shape = tuple[int, ...]
 
-PREFIXES: Mapping[Scheme, Mapping[Component, str]] = {
+PREFIXES: Mapping[KeyFormat, Mapping[Component, str]] = {
     "diffusers": {"encoder": "encoder.layers.", "decoder": "decoder.layers."},
     "comfyui": {"encoder": "taesd_encoder.", "decoder": "taesd_decoder."},
     "flax": {"encoder": "encoder.layers_", "decoder": "decoder.layers_"},
@@ -42,16 +43,16 @@ _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 _PUBLISHED = re.compile(r"(0|[1-9][0-9]{0,2})\.(.+)")
 
 
-class Found(NamedTuple):
-    """What `split` makes of the names in one file.
+class SplitNames(NamedTuple):
+    """The names in one file, sorted by `split`.
 
     Attributes:
-        scheme: Key scheme of the file.
+        format: Format of the names.
         components: For each component, published key -> name in the file.
         scalars: Names in the file that carry ComfyUI's scalars.
     """
 
-    scheme: Scheme
+    format: KeyFormat
     components: dict[Component, dict[str, str]]
     scalars: list[str]
 
@@ -78,52 +79,52 @@ def tensor_shapes(layers: Iterable[Layer]) -> dict[str, Shape]:
     return shapes
 
 
-def split(names: Iterable[str]) -> Found:
-    """Recognise the key scheme of a file and sort its names into components.
+def split(names: Iterable[str]) -> SplitNames:
+    """Recognise the format of the names in a file and sort them by component.
 
     Raises:
-        CheckpointError: The names follow no scheme of this family; says which project's they are
-            where that is known.
+        CheckpointError: The names follow no format of this family; the message names the project
+            they belong to where that is known.
     """
     names = list(names)
-    for scheme in PREFIXES:
+    for format in PREFIXES:
         components: dict[Component, dict[str, str]] = {}
         rest = []
         for name in names:
             for component in COMPONENTS:
-                key = _published(name, scheme, component)
+                key = _published(name, format, component)
                 if key is not None and key not in components.get(component, {}):
                     components.setdefault(component, {})[key] = name
                     break
             else:
                 rest.append(name)
-        if scheme == "original" and components:
+        if format == "original" and components:
             # Without a prefix every key matched as an encoder's. A decoder's layers 0 and 2 have
             # no tensors, and its layer 1 is no block.
             keys = components["encoder"]
             if not any(key.startswith(("0.", "1.conv.", "2.")) for key in keys):
                 components = {"decoder": keys}
-        scalars = [n for n in rest if scheme == "comfyui" and n in COMFYUI_SCALARS]
+        scalars = [n for n in rest if format == "comfyui" and n in COMFYUI_SCALARS]
         rest = [n for n in rest if n not in scalars]
         if components and not rest:
-            return Found(scheme, components, scalars)
+            return SplitNames(format, components, scalars)
         if components and len(rest) < len(names) / 2 and not _foreign(names):
-            raise CheckpointError(f"tensors that belong to no component ({scheme} names): {rest}")
+            raise CheckpointError(f"tensors that belong to no component ({format} names): {rest}")
     raise CheckpointError(_foreign(names) or _unknown(names))
 
 
-def file_name(key: str, component: Component, scheme: Scheme) -> str:
-    """Return the name of a published key in a file of the given scheme.
+def file_name(key: str, component: Component, format: KeyFormat) -> str:
+    """Return the name of a published key in a file of the given format.
 
     >>> file_name("3.conv.0.weight", "decoder", "diffusers")
     'decoder.layers.2.conv.0.weight'
     """
     index, rest = key.split(".", 1)
-    if scheme == "flax":
+    if format == "flax":
         return f"{component}.{'.'.join(flax_path(key))}"
-    if scheme == "diffusers" and component == "decoder":
+    if format == "diffusers" and component == "decoder":
         index = str(int(index) - 1)
-    return f"{PREFIXES[scheme][component]}{index}.{rest}"
+    return f"{PREFIXES[format][component]}{index}.{rest}"
 
 
 def flax_path(key: str) -> tuple[str, ...]:
@@ -153,12 +154,12 @@ def to_torch_shape(shape: Shape) -> Shape:
     return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape
 
 
-def _published(name: str, scheme: Scheme, component: Component) -> str | None:
-    prefix = PREFIXES[scheme][component]
+def _published(name: str, format: KeyFormat, component: Component) -> str | None:
+    prefix = PREFIXES[format][component]
     if not name.startswith(prefix):
         return None
     key = name.removeprefix(prefix)
-    if scheme == "flax":
+    if format == "flax":
         match = _FLAX.fullmatch(key)
         if match is None:
             return None
@@ -167,7 +168,7 @@ def _published(name: str, scheme: Scheme, component: Component) -> str | None:
     match = _PUBLISHED.fullmatch(key)
     if match is None:
         return None
-    if scheme == "diffusers" and component == "decoder":
+    if format == "diffusers" and component == "decoder":
         return f"{int(match[1]) + 1}.{match[2]}"
     return key
 
@@ -184,7 +185,7 @@ def _foreign(names: list[str]) -> str | None:
             "the tiny model made for it"
         )
     if any(".mid.block_" in n or ".down.0." in n for n in names):
-        return "this is a full VAE in its original layout, not a tiny autoencoder"
+        return "this is a full VAE in its original format, not a tiny autoencoder"
     return None
 
 

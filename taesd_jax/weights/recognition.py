@@ -1,4 +1,4 @@
-"""The architecture of a checkpoint, read from the names and shapes of its tensors; needs no jax."""
+"""Reads a checkpoint's architecture from the names and shapes of its tensors; needs no jax."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from ..config import VARIANTS, AutoencoderTinyConfig
 from ..errors import CheckpointError
-from ..model.layers import COMPONENTS, Component, layers_of
+from ..model.layers import COMPONENTS, Component, build_layers
 from .names import Shape, tensor_shapes
 
 Shapes = Mapping[Component, Mapping[str, Shape]]
@@ -17,8 +17,8 @@ def recognise(shapes: Shapes) -> AutoencoderTinyConfig:
     """Return the config whose tensors are exactly the given ones.
 
     Args:
-        shapes: For each component present, published key -> PyTorch shape. Where one is absent, its
-            part of the config is a published variant's or the default.
+        shapes: For each component present, published key -> PyTorch shape. An absent component's
+            fields are those of a published variant, or the defaults.
 
     Raises:
         CheckpointError: No architecture of this family has these tensors (lists every tensor that
@@ -34,10 +34,9 @@ def recognise(shapes: Shapes) -> AutoencoderTinyConfig:
     joint = _config(*readings.values())
     if joint and not difference(shapes, joint):
         return joint
-    whole = [
-        c for component, c in alone.items() if not difference({component: shapes[component]}, c)
-    ]
-    if len(whole) == len(COMPONENTS):
+    if len(alone) == len(COMPONENTS) and not any(
+        difference({component: shapes[component]}, config) for component, config in alone.items()
+    ):
         encoder, decoder = (_describe(alone[component]) for component in COMPONENTS)
         raise CheckpointError(
             f"encoder and decoder belong to different models: the encoder is of {encoder}, the "
@@ -52,16 +51,16 @@ def recognise(shapes: Shapes) -> AutoencoderTinyConfig:
 
 
 def difference(shapes: Shapes, config: AutoencoderTinyConfig) -> list[str]:
-    """List, a line each, the tensors that keep `shapes` from being those of `config`."""
+    """List the tensors in which `shapes` differ from those of `config`, a line for each."""
     lines = []
     for component, got in shapes.items():
-        want = tensor_shapes(layers_of(component, config))
-        lines += [f"  {component} {k}: missing" for k in want if k not in got]
-        lines += [f"  {component} {k}: unexpected" for k in got if k not in want]
+        expected = tensor_shapes(build_layers(component, config))
+        lines += [f"  {component} {k}: missing" for k in expected if k not in got]
+        lines += [f"  {component} {k}: unexpected" for k in got if k not in expected]
         lines += [
-            f"  {component} {k}: expected shape {want[k]}, got {got[k]}"
-            for k in want
-            if k in got and want[k] != got[k]
+            f"  {component} {k}: expected shape {expected[k]}, got {got[k]}"
+            for k in expected
+            if k in got and expected[k] != got[k]
         ]
     return lines
 
@@ -92,9 +91,9 @@ def _config(*readings: dict[str, Any]) -> AutoencoderTinyConfig | None:
 
 
 def _read(component: Component, shapes: Mapping[str, Shape]) -> dict[str, Any] | None:
-    """Read a component's config fields from its tensors; None where they do not add up.
+    """Read a component's config fields from its tensors; None where they contradict each other.
 
-    It looks only at what it needs: whoever calls it compares all tensors afterwards.
+    It reads only the tensors that it needs; the caller compares all of them afterwards.
     """
     try:
         return _read_encoder(shapes) if component == "encoder" else _read_decoder(shapes)
@@ -105,7 +104,7 @@ def _read(component: Component, shapes: Mapping[str, Shape]) -> dict[str, Any] |
 def _read_encoder(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     indices = _indices(shapes)
     stem = []
-    # A stem's convolutions are followed by an activation, which leaves a gap in the indices.
+    # The activation after each convolution of a stem leaves a gap in the indices.
     while indices[0] + 1 not in indices and f"{indices[0]}.bias" in shapes:
         stem.append(shapes[f"{indices.pop(0)}.weight"][0])
     first = stem[-1] if stem else shapes[f"{indices.pop(0)}.weight"][0]
@@ -134,7 +133,7 @@ def _read_decoder(shapes: Mapping[str, Shape]) -> dict[str, Any]:
 
 
 def _read_stages(shapes: Mapping[str, Shape], indices: list[int], width: int) -> dict[str, Any]:
-    """Read stages of blocks, each but the first opened by a convolution without bias."""
+    """Read stages of blocks; a convolution without bias opens each but the first."""
     widths, blocks = [width], [0]
     fields: dict[str, Any] = {"pool_channels": 0}
     for i in indices[:-1]:

@@ -1,4 +1,4 @@
-"""Files of heads for small pictures, each recognised by the decoder that it was fitted to."""
+"""Files of thumbnails: the heads of many decoders, each found by the decoder it was fitted to."""
 
 from __future__ import annotations
 
@@ -13,118 +13,116 @@ import numpy as np
 
 from ..errors import CheckpointError
 from ..io.files import locked, resolve_target, write_files
+from ..model.layers import Params
 from . import sources
 from .files import check_digest, parse_json, read_header, read_tensors, to_bytes
 from .names import Shape
 
-Params = dict[str, Any]
-
-SHIPPED = sources.BUNDLED / "heads.safetensors"
-# In float32: a bound that hundreds of models do not reach, one takes about 0.3 MB.
-MAX_HEADS = 256 * 2**20
-# Of a norm. Stored in bfloat16, a value changes by 2^-9 of itself at most, and the product of all
-# with a wave by about 2^-10 of their norm.
+BUNDLED_FILE = sources.BUNDLED / "thumbnails.safetensors"
+# Bytes in float32: the heads of hundreds of decoders, 0.3 MB each.
+MAX_BYTES = 256 * 2**20
+# Relative tolerance on fingerprints: rounding to bfloat16 changes each value by at most 2^-9 and
+# the projection by about 2^-10 of the norm.
 _TOLERANCE = 2**-7
 
 
 class Entry(NamedTuple):
-    """The heads of one decoder.
+    """The thumbnail heads of one decoder.
 
     Attributes:
-        heads: For `params["heads"]`.
+        thumbnails: For `params["thumbnails"]`.
         fingerprint: `fingerprint_of` the decoder.
-        notes: How they were made, and how good they are.
+        notes: How the heads were fitted, and their PSNR.
     """
 
-    heads: Params
+    thumbnails: Params
     fingerprint: np.ndarray
     notes: dict[str, Any]
 
 
-def add_heads(params: Params, path: str | os.PathLike[str] | None = None) -> Params:
-    """Return params with the heads that were fitted to their decoder, and without any others.
+def add_thumbnails(params: Params, path: str | os.PathLike[str] | None = None) -> Params:
+    """Return params with the thumbnail heads fitted to their decoder, in place of any others.
 
-    A decoder is known by its values, in whatever dtype they are stored; one that was fine-tuned is
-    another one.
+    A decoder is recognised by its values, in any dtype; a fine-tuned one is another decoder.
 
     Args:
-        params: {"decoder": ...}, and an encoder or not.
-        path: File that `save_heads` or `taesd-jax fit-heads` wrote; by default the one in this
-            package, which has heads for taesd, taesdxl, taesd3, taef1 and taef2.
+        params: {"decoder": ...}, with or without an encoder.
+        path: File written by `save_thumbnails` or `taesd-jax fit-thumbnails`; by default the
+            bundled one, for taesd, taesdxl, taesd3, taef1 and taef2.
 
     Raises:
-        CheckpointError: The file is not one of heads, or a file that was named has none for this
-            decoder.
+        CheckpointError: `path` is not a file of thumbnails, or has none for this decoder.
         CheckpointNotFoundError: There is no such file.
     """
-    params = {name: part for name, part in params.items() if name != "heads"}
-    entries = read_heads(SHIPPED if path is None else path)
+    params = {name: part for name, part in params.items() if name != "thumbnails"}
+    entries = read_thumbnails(BUNDLED_FILE if path is None else path)
     if "decoder" in params:
         fingerprint = fingerprint_of(params["decoder"])
         for entry in entries.values():
             if _agree(entry.fingerprint, fingerprint):
-                return params | {"heads": entry.heads}
+                return params | {"thumbnails": entry.thumbnails}
     if path is not None:
-        known = ", ".join(list(entries)[:9]) + (", ..." if len(entries) > 9 else "")
-        raise CheckpointError(f"{path} has heads for {known}, not for this decoder")
+        names = ", ".join(list(entries)[:9]) + (", ..." if len(entries) > 9 else "")
+        raise CheckpointError(f"{path} has thumbnails for {names}, not for this decoder")
     return params
 
 
-def save_heads(
+def save_thumbnails(
     path: str | os.PathLike[str],
     params: Params,
     *,
     name: str,
     notes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the heads of params into a file for `add_heads`, beside those of other decoders.
+    """Write the thumbnail heads of params to a file, next to those of other decoders.
 
     Args:
-        path: The file; an existing one stays whole until the new one is on disk.
-        params: {"decoder": ..., "heads": ...}, as `fit_heads` gives them.
-        name: Of the entry; an entry of that name for another decoder is not replaced.
-        notes: What is worth knowing, as JSON.
+        path: The file; an existing one is replaced atomically.
+        params: {"decoder": ..., "thumbnails": ...}, the latter from `fit_thumbnails`.
+        name: Name of the entry; an entry of that name for another decoder is not replaced.
+        notes: JSON values to keep with the entry.
 
     Raises:
-        CheckpointError: The file is not one of heads, or has that name for another decoder.
-        ValueError: The name has a dot, or there are no heads.
+        CheckpointError: It is not a file of thumbnails, or has that name for another decoder.
+        ValueError: The name has a dot, or params have no thumbnails.
     """
     path = resolve_target(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Two that write at once: the second adds to what the first has written.
+    # Of two concurrent writers, the second adds to the first one's file.
     with locked(path.parent):
         entries = check_entry(path, params, name)
-        if not params.get("heads"):
-            raise ValueError("params have no heads; fit_heads makes them")
-        entries[name] = Entry(params["heads"], fingerprint_of(params["decoder"]), dict(notes or {}))
+        if not params.get("thumbnails"):
+            raise ValueError("params have no thumbnails; fit_thumbnails makes them")
+        fingerprint = fingerprint_of(params["decoder"])
+        entries[name] = Entry(params["thumbnails"], fingerprint, dict(notes or {}))
         tensors, metadata = {}, {}
-        for own, entry in entries.items():
-            for scale, head in entry.heads.items():
+        for model, entry in entries.items():
+            for scale, head in entry.thumbnails.items():
                 for part, value in head.items():
-                    tensors[f"{own}.{scale}.{part}"] = np.asarray(value, np.float32)
-            tensors[f"{own}.fingerprint"] = entry.fingerprint
-            metadata[own] = json.dumps(entry.notes)
+                    tensors[f"{model}.{scale}.{part}"] = np.asarray(value, np.float32)
+            tensors[f"{model}.fingerprint"] = entry.fingerprint
+            metadata[model] = json.dumps(entry.notes)
         write_files({path: to_bytes(tensors, metadata)})
 
 
 def check_entry(path: str | os.PathLike[str], params: Params, name: str) -> dict[str, Entry]:
-    """Return the entries of a file, if there is one; raise as `save_heads` would."""
+    """Return the entries of a file, {} if there is none; raises as `save_thumbnails` would."""
     if not name or "." in name:
-        raise ValueError(f"the name of heads must not have a dot, got {name!r}")
-    entries = read_heads(path) if Path(path).exists() else {}
+        raise ValueError(f"the name of thumbnails must not have a dot, got {name!r}")
+    entries = read_thumbnails(path) if Path(path).exists() else {}
     fingerprint = fingerprint_of(params["decoder"])
     if name in entries and not _agree(entries[name].fingerprint, fingerprint):
         raise CheckpointError(
-            f"{path} has heads named {name} for another decoder; give these another name"
+            f"{path} has thumbnails named {name} for another decoder; choose another name"
         )
     return entries
 
 
-def read_heads(path: str | os.PathLike[str]) -> dict[str, Entry]:
-    """Read a file of heads: name of a model -> its entry.
+def read_thumbnails(path: str | os.PathLike[str]) -> dict[str, Entry]:
+    """Read a file of thumbnails: name of a model -> its entry.
 
     Raises:
-        CheckpointError: It is not a file of heads.
+        CheckpointError: It is not a file of thumbnails.
         CheckpointNotFoundError: There is no such file.
     """
     path = Path(path)
@@ -135,13 +133,13 @@ def read_heads(path: str | os.PathLike[str]) -> dict[str, Entry]:
         scale, _, part = key.partition(".")
         names.setdefault(model, {}).setdefault(scale, {})[part] = tensor
     if not all(_is_entry(entry, header.shapes) for entry in names.values()):
-        raise CheckpointError(f"{path}: not a file that `taesd-jax fit-heads` wrote")
-    if (size := 4 * sum(map(math.prod, header.shapes.values()))) > MAX_HEADS:
-        raise CheckpointError(f"{path}: expected heads of at most {MAX_HEADS} bytes, got {size}")
+        raise CheckpointError(f"{path}: not a file that `taesd-jax fit-thumbnails` wrote")
+    if (size := 4 * sum(map(math.prod, header.shapes.values()))) > MAX_BYTES:
+        raise CheckpointError(f"{path}: expected at most {MAX_BYTES} bytes, got {size}")
     tensors = read_tensors(path, list(header.shapes))
     check_digest(path, header, tensors)
     if bad := [name for name, t in tensors.items() if not np.isfinite(t.astype("f4")).all()]:
-        raise CheckpointError(f"{path}: heads with NaN or infinity: {', '.join(bad[:5])}")
+        raise CheckpointError(f"{path}: thumbnails with NaN or infinity: {', '.join(bad[:5])}")
     entries = {}
     for model, scales in names.items():
         fingerprint = tensors[scales.pop("fingerprint")[""]]
@@ -152,22 +150,22 @@ def read_heads(path: str | os.PathLike[str]) -> dict[str, Entry]:
 
 
 def fingerprint_of(decoder_params: Params) -> np.ndarray:
-    """Return the norm of each tensor and its product with one fixed wave, in order of name."""
-    return np.asarray(list(_fingerprint(decoder_params)), np.float32)  # (tensors, 2)
+    """Return (tensors, 2): the norm of each tensor and its projection on a fixed wave."""
+    return np.asarray(list(_fingerprint(decoder_params)), np.float32)
 
 
 def _is_entry(entry: Mapping[str, Mapping[str, str]], shapes: Mapping[str, Shape]) -> bool:
-    """Return whether there are a fingerprint and heads, each a 3x3 kernel and a bias."""
-    found = {scale: {k: shapes[t] for k, t in parts.items()} for scale, parts in entry.items()}
-    fingerprint = found.pop("fingerprint", {}).get("", ())
-    if len(fingerprint) != 2 or fingerprint[1] != 2 or not found:
+    """Return whether an entry has a fingerprint and heads, each a 3x3 kernel and a bias."""
+    heads = {scale: {k: shapes[t] for k, t in parts.items()} for scale, parts in entry.items()}
+    fingerprint = heads.pop("fingerprint", {}).get("", ())
+    if len(fingerprint) != 2 or fingerprint[1] != 2 or not heads:
         return False
     return all(
         head.keys() == {"kernel", "bias"}
         and len(head["kernel"]) == 4
         and head["kernel"][:2] == (3, 3)
         and head["bias"] == head["kernel"][3:]
-        for head in found.values()
+        for head in heads.values()
     )
 
 
@@ -177,13 +175,13 @@ def _fingerprint(tree: Any) -> Iterator[tuple[float, float]]:
             yield from _fingerprint(tree[name])
         return
     values = np.asarray(tree).astype(np.float64).ravel()
-    # Its frequency rises, so that it looks like noise: the product with it tells apart tensors of
-    # equal norm, such as mirrored, permuted or noisy ones.
+    # A wave of rising frequency is like noise: the projection on it tells apart tensors of equal
+    # norm, such as mirrored, permuted or noisy ones.
     wave = np.sqrt(2) * np.cos(0.618 * np.arange(values.size) ** 2)
     yield float(np.linalg.norm(values)), float(values @ wave)
 
 
-def _agree(one: np.ndarray, other: np.ndarray) -> bool:
-    if one.shape != other.shape:
+def _agree(a: np.ndarray, b: np.ndarray) -> bool:
+    if a.shape != b.shape:
         return False
-    return bool((np.abs(one - other) <= _TOLERANCE * one[:, :1] + 1e-9).all())
+    return bool((np.abs(a - b) <= _TOLERANCE * a[:, :1] + 1e-9).all())

@@ -22,7 +22,7 @@ from taesd_jax.io.images import psnr, read_image, to_uint8, write_image
 def folder(working_folder):
     """An empty working folder with a small model in it."""
     params, config = random_model(SMALL)
-    taesd_jax.save("m.safetensors", params, config, layout="flax")
+    taesd_jax.save("m.safetensors", params, config, format="flax")
     return working_folder
 
 
@@ -141,7 +141,7 @@ def test_dtype_and_device(capsys, picture, dtype):
 def test_clipping_by_a_png_is_told(capsys, picture):
     params, config = random_model(SMALL)
     params["encoder"]["layers_14"]["bias"] += 10
-    taesd_jax.save("loud.safetensors", params, config, layout="flax")
+    taesd_jax.save("loud.safetensors", params, config, format="flax")
     out = run(capsys, "encode", picture, "--model", "loud.safetensors", "--format", "png")
     assert re.search(r"100\.00%.*clipped", out)
 
@@ -221,7 +221,7 @@ def test_errors_are_one_line(capsys, picture):
 def test_half_a_model_says_so_before_any_work(capsys, picture):
     params, config = random_model(SMALL)
     del params["encoder"]
-    taesd_jax.save("half", params, config, layout="original")
+    taesd_jax.save("half", params, config, format="original")
     message = r"encoder.*half_encoder\.safetensors"
     refuse(capsys, message, "roundtrip", picture, "--model", "half")
     np.save("z.npy", np.zeros((1, 2, 2, 4), np.float32))
@@ -242,14 +242,14 @@ def says(out, *words):
 def test_info(capsys, folder):
     out = run(capsys, "info", "m.safetensors")
     assert says(out, "variant", "not a published one")
-    assert says(out, "names", "flax")
+    assert says(out, "format", "flax")
     assert says(out, "latent", "4 channels", "1/8")
     report = json.loads(run(capsys, "info", "m.safetensors", "--json"))
     assert report["components"]["encoder"]["dtype"] == "float32"
     assert report["config"]["encoder_block_out_channels"] == [8, 8, 8, 8]
     params = taesd_jax.init(jax.random.key(0), config=taesd_jax.VARIANTS["taesd"])
     del params["decoder"]
-    taesd_jax.save("x", params, taesd_jax.AutoencoderTinyConfig(), layout="original")
+    taesd_jax.save("x", params, taesd_jax.AutoencoderTinyConfig(), format="original")
     out = run(capsys, "info", "x")
     assert says(out, "variant", "taesd or taesdxl")
     assert says(out, "encoder", "1,222,532 parameters", "float32")
@@ -269,11 +269,11 @@ def test_convert_between_layouts(capsys, folder):
     half = taesd_jax.load("h.safetensors").params
     assert {p.dtype.name for p in jax.tree.leaves(half)} == {"bfloat16"}
     assert sorted(os.listdir("d")) == ["config.json", "diffusion_pytorch_model.safetensors"]
-    for target, layout in (("x.safetensors", "original"), ("x.pth", "pth"), ("x.PTH", None)):
-        args = ["convert", "d", target, *(["--to", layout] if layout else [])]
+    for target, format in (("x.safetensors", "original"), ("x.pth", "pth"), ("x.PTH", None)):
+        args = ["convert", "d", target, *(["--to", format] if format else [])]
         refuse(capsys, rf"name {target} without \.", *args)
     loud = jax.tree.map(lambda p: p * 1e6, params)
-    taesd_jax.save("loud.safetensors", loud, SMALL, layout="flax")
+    taesd_jax.save("loud.safetensors", loud, SMALL, format="flax")
     message = "finite"
     refuse(capsys, message, "convert", "loud.safetensors", "x", "--dtype", "float16")
     assert not os.path.exists("x")

@@ -18,7 +18,7 @@ def vae(working_folder, photos):
     write_image("a.png", photos["cat"][:96, :120])
     write_image("b.png", photos["astronaut"][:200, :160])
     vae = AutoencoderTiny.init(jax.random.key(0), VARIANTS["taesd"])
-    vae.save_pretrained("mine", layout="original")
+    vae.save_pretrained("mine", format="original")
     AutoencoderTiny.init(jax.random.key(1), VARIANTS["taesd3"]).save_pretrained("other")
     return vae
 
@@ -47,7 +47,7 @@ def test_models_are_measured_by_their_own_latents(vae, capsys):
 
 
 def test_the_first_models_latents_are_decoded_by_all_that_can(vae, capsys):
-    vae.save_pretrained("again", layout="flax")
+    vae.save_pretrained("again", format="flax")
     assert cli.main(["compare", "mine", "again", "--pictures", "a.png"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
     assert [row[:2] for row in rows] == [["mine", "mine"], ["again", "mine"], ["again", "again"]]

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.process
 @pytest.fixture
 def work(working_folder):
     """Make a folder with a model and a picture."""
-    taesd_jax.save("model.safetensors", *random_model(SMALL), layout="flax")
+    taesd_jax.save("model.safetensors", *random_model(SMALL), format="flax")
     rng = np.random.default_rng(0)
     write_image("picture-0.png", rng.uniform(-1, 1, (40, 40, 3)).astype("f4"))
     return working_folder
@@ -38,7 +38,8 @@ cli.run()
 """
 LONG = {
     "decode": "decode large.npy --model model.safetensors -o out.npy",
-    "fit-heads": "fit-heads large.png --side 2000 --model model.safetensors -o out.safetensors",
+    "fit-thumbnails": "fit-thumbnails large.png --side 2000 --model model.safetensors "
+    "-o out.safetensors",
     "train": "train decoder . --init model.safetensors -o run --crop-size 32 --batch-size 2",
     "bench": "bench --sizes 512 --peers none --rounds 500 --json out",
 }

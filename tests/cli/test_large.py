@@ -22,7 +22,7 @@ CONTENT = np.arange(60, dtype=np.uint8).reshape(5, 4, 3)
 def model(tmp_path_factory):
     params, config = random_model(SMALL)
     path = tmp_path_factory.mktemp("model") / "small.safetensors"
-    taesd_jax.save(path, params, config, layout="flax")
+    taesd_jax.save(path, params, config, format="flax")
     return path, params, config
 
 
@@ -155,7 +155,7 @@ def test_a_killed_command_goes_on_only_with_the_same_model_and_latent(
     z, target, source = latent(config, (37, 9)), tmp_path / "x.npy", tmp_path / "z.npy"
     np.save(source, z)
     other = tmp_path / "other.safetensors"
-    taesd_jax.save(other, params, config.replace(act_fn="silu"), layout="flax")
+    taesd_jax.save(other, params, config.replace(act_fn="silu"), format="flax")
     append = GrowingArray.append
 
     def fail(array, rows):
@@ -274,7 +274,7 @@ def test_latents_that_overflow_leave_nothing(model, tmp_path, capsys):
     wide = {**params, "encoder": {**params["encoder"]}}
     last = max(wide["encoder"], key=lambda name: int(name.split("_")[1]))
     wide["encoder"][last] = {k: v * 1e6 for k, v in params["encoder"][last].items()}
-    taesd_jax.save(tmp_path / "wide.safetensors", wide, config, layout="flax")
+    taesd_jax.save(tmp_path / "wide.safetensors", wide, config, format="flax")
     np.save(tmp_path / "picture.npy", to_uint8(image(config, (64, 64))[0]))
     before = set(tmp_path.iterdir())
     write_image(tmp_path / "picture.png", image(config, (64, 64))[0])

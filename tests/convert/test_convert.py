@@ -57,22 +57,22 @@ def test_pth_round_trip_returns_the_same_bits(tmp_path, name, dtype):
     assert same(decoder.params, {"decoder": params["decoder"]})
 
 
-@pytest.mark.parametrize("scheme", ["diffusers", "module", "comfyui"])
-def test_state_dicts_in_memory(scheme):
+@pytest.mark.parametrize("format", ["diffusers", "module", "comfyui"])
+def test_state_dicts_in_memory(format):
     params, config = random_model(VARIANTS["taesd3"], dtype=DTYPES["bfloat16"])
-    state = convert.to_torch(params, config, scheme=scheme)
+    state = convert.to_torch(params, config, format=format)
     again = convert.from_torch(state, variant="taesd3")
     assert same(again.params, params)
     assert again.config.variant == "taesd3"
-    assert again.scheme == scheme
+    assert again.format == format
 
 
 def test_original_names_take_one_component():
     params, config = random_model(SMALL)
-    state = convert.to_torch({"decoder": params["decoder"]}, config, scheme="original")
+    state = convert.to_torch({"decoder": params["decoder"]}, config, format="original")
     assert state.keys() == random_state("decoder", SMALL).keys()
     with pytest.raises(CheckpointError, match="'original'"):
-        convert.to_torch(params, config, scheme="original")
+        convert.to_torch(params, config, format="original")
 
 
 @pytest.mark.parametrize("name", ["taesd", "taef2", "taesana"])
@@ -96,8 +96,8 @@ def test_modules_both_ways(name):
 def test_diffusers_modules_both_ways():
     diffusers = pytest.importorskip("diffusers")
     vae = diffusers.AutoencoderTiny(latent_channels=16, act_fn="silu", scaling_factor=2.0)
-    params, config, scheme = convert.from_torch(vae)
-    assert (scheme, config.act_fn, config.scaling_factor) == ("diffusers", "silu", 2.0)
+    params, config, format = convert.from_torch(vae)
+    assert (format, config.act_fn, config.scaling_factor) == ("diffusers", "silu", 2.0)
     for name, tensor in convert.to_torch(params, config).items():
         assert torch.equal(tensor, vae.state_dict()[name])
 
@@ -210,7 +210,7 @@ def test_the_parity_report_holds_its_bounds(name):
         del params["decoder"]
     report = convert.parity_report(params, config)
     assert report.ok, report.table()
-    layers = [row for row in report.rows if row.layer != "whole"]
+    layers = [row for row in report.rows if row.layer != "full"]
     # An activation belongs to the convolution before it.
     per_component = {"taesd": (15, 16), "taef2": (15, 16), "taesana": (16, 0)}[name]
     for component, count in zip(("encoder", "decoder"), per_component, strict=True):
@@ -234,7 +234,7 @@ def test_the_parity_report_sees_a_difference(monkeypatch):
     report = parity.parity_report({"decoder": params["decoder"]}, config)
     bad = {(row.layer, row.dtype) for row in report.rows if not row.ok}
     assert ("5 block", "float32") in bad
-    assert ("whole", "float32") in bad
+    assert ("full", "float32") in bad
     assert ("4 block", "float32") not in bad
     assert not report.ok
     assert f"{len(bad)} rows" in report.table()
@@ -242,7 +242,7 @@ def test_the_parity_report_sees_a_difference(monkeypatch):
 
 def test_verify_writes_json_and_sets_the_status(working_folder, capsys, photos):
     params, config = random_model(SHORT)
-    taesd_jax.save("m.safetensors", params, config, layout="flax")
+    taesd_jax.save("m.safetensors", params, config, format="flax")
     taesd_jax.io.images.write_image("cat.png", photos["cat"][:40, :48])
     assert main(["verify", "m.safetensors", "--picture", "cat.png", "--json", "r.json"]) == 0
     assert len(capsys.readouterr().out.splitlines()) > 30  # a line for each layer and dtype
@@ -256,7 +256,7 @@ def test_verify_writes_json_and_sets_the_status(working_folder, capsys, photos):
 @pytest.mark.process
 def test_it_runs_from_a_checkout(tmp_path):
     params, config = random_model(SMALL)
-    taesd_jax.save(tmp_path / "m.safetensors", params, config, layout="flax")
+    taesd_jax.save(tmp_path / "m.safetensors", params, config, format="flax")
     for module, args in (
         ("convert", ["m.safetensors", "o", "--to", "original"]),
         ("convert", ["o", "p", "--to", "pth"]),

@@ -41,12 +41,12 @@ def full_disk():
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-@pytest.mark.parametrize("layout", ["flax", "diffusers", "original"])
-def test_a_full_disk_is_named_and_loses_nothing(layout, tmp_path, full_disk):
+@pytest.mark.parametrize("format", ["flax", "diffusers", "original"])
+def test_a_full_disk_is_named_and_loses_nothing(format, tmp_path, full_disk):
     params, config = random_model(SMALL)
-    path = tmp_path / ("x.safetensors" if layout == "flax" else "x")
+    path = tmp_path / ("x.safetensors" if format == "flax" else "x")
     with pytest.raises(OSError, match=r"File too large: '.*x") as raised:
-        taesd_jax.save(path, params, config, layout=layout)
+        taesd_jax.save(path, params, config, format=format)
     assert raised.value.filename
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
@@ -55,7 +55,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, full_disk):
     path = tmp_path / "x.safetensors"
     path.write_bytes(b"old")
     with pytest.raises(OSError, match="File too large"):
-        taesd_jax.save(path, *random_model(SMALL), layout="flax")
+        taesd_jax.save(path, *random_model(SMALL), format="flax")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -75,7 +75,7 @@ def test_a_folder_in_the_files_place(tmp_path):
     (tmp_path / "x.safetensors").mkdir()
     (tmp_path / "x.safetensors" / "inside").write_bytes(b"old")
     with pytest.raises(IsADirectoryError, match=r"x\.safetensors.*folder|folder.*x\.safetensors"):
-        taesd_jax.save(tmp_path / "x.safetensors", *random_model(SMALL), layout="flax")
+        taesd_jax.save(tmp_path / "x.safetensors", *random_model(SMALL), format="flax")
     assert (tmp_path / "x.safetensors" / "inside").read_bytes() == b"old"
 
 

@@ -69,11 +69,11 @@ def test_no_float64_creeps_in_and_float64_stays(model):
         assert narrow.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("half", ["encode", "decode"])
-def test_gradients_with_and_without_rematerialisation_are_equal(model, half):
+@pytest.mark.parametrize("direction", ["encode", "decode"])
+def test_gradients_with_and_without_rematerialisation_are_equal(model, direction):
     params, config = model
-    x = jnp.asarray(image(config, (16, 24)) if half == "encode" else latent(config, (2, 3)))
-    run = getattr(taesd_jax, half)
+    x = jnp.asarray(image(config, (16, 24)) if direction == "encode" else latent(config, (2, 3)))
+    run = getattr(taesd_jax, direction)
 
     def loss(params, x, remat):
         return jnp.sum(run(params, x, config=config, remat=remat) ** 2)
@@ -82,7 +82,7 @@ def test_gradients_with_and_without_rematerialisation_are_equal(model, half):
     plain, remat = find(params, x, False), find(params, x, True)
     # The recomputed activations are the same bits, but XLA may fuse what follows them otherwise.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), plain, remat)
-    used = plain[1][0][half.removesuffix("e") + "er"]
+    used = plain[1][0][direction.removesuffix("e") + "er"]
     assert all(jnp.any(g != 0) for g in jax.tree.leaves(used))
     assert jnp.any(plain[1][1] != 0)
 
@@ -150,7 +150,7 @@ def test_taesd_and_taesdxl_share_one_program():
     assert compilations(lambda: taesd_jax.decode(params, z, config=other, remat=True)) > 0
 
 
-def test_init_draws_every_half_in_the_dtype_asked_for():
+def test_init_draws_every_component_in_the_dtype_asked_for():
     params = taesd_jax.init(jax.random.key(0), config=SMALL, dtype=jnp.bfloat16)
     assert set(params) == {"encoder", "decoder"}
     assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}

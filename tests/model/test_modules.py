@@ -12,7 +12,7 @@ from taesd_jax import VARIANTS, AutoencoderTinyConfig
 from taesd_jax.model.blocks import Block
 from taesd_jax.model.convolutions import Conv, UpsampleConv
 from taesd_jax.model.functional import abstract_params
-from taesd_jax.model.layers import COMPONENTS, layers_of
+from taesd_jax.model.layers import COMPONENTS, build_layers
 from taesd_jax.weights.names import flax_path, tensor_shapes, to_torch_shape
 
 torch = pytest.importorskip("torch")
@@ -151,7 +151,7 @@ def test_modules_have_the_tensors_that_the_layer_list_names(name):
     for component in COMPONENTS:
         named = {
             flax_path(key): shape
-            for key, shape in tensor_shapes(layers_of(component, config)).items()
+            for key, shape in tensor_shapes(build_layers(component, config)).items()
         }
         leaves = jax.tree_util.tree_leaves_with_path(abstract_params(component, config))
         built = {tuple(k.key for k in path): to_torch_shape(leaf.shape) for path, leaf in leaves}

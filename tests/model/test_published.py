@@ -46,7 +46,7 @@ def models(published):
             params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params)
             states = {
                 component: convert.to_torch(
-                    {component: params[component]}, config, scheme="original"
+                    {component: params[component]}, config, format="original"
                 )
                 for component in COMPONENTS
                 if component in params
@@ -65,8 +65,8 @@ def crop(photos):
 
 def test_labels_and_parameter_counts(published):
     for name in (*BOTH, "taesana"):
-        _, config, scheme = load(published, name)
-        assert (config.variant, scheme) == (name, "original")
+        _, config, format = load(published, name)
+        assert (config.variant, format) == (name, "original")
         assert config.architecture == VARIANTS[name].architecture
     assert set(load(published, "taesana").params) == {"encoder"}
 
@@ -148,11 +148,11 @@ def test_psnr_of_a_round_trip_is_pytorchs(models, photos, name):
 @pytest.mark.parametrize("name", BOTH)
 def test_round_trips_of_published_files_return_the_same_bits(published, tmp_path, name):
     params, config, _ = load(published, name)
-    for layout in ("diffusers", "original", "comfyui", "flax"):
-        if layout == "diffusers" and name == "taef2":
+    for format in ("diffusers", "original", "comfyui", "flax"):
+        if format == "diffusers" and name == "taef2":
             continue
-        path = tmp_path / f"{layout}.safetensors"
-        taesd_jax.save(path, params, config, layout=layout)
+        path = tmp_path / f"{format}.safetensors"
+        taesd_jax.save(path, params, config, format=format)
         again = taesd_jax.load(path)
         assert same(again.params, params)
         assert again.config.variant == name

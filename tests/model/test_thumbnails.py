@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from models import SMALL, image, latent, random_model, with_heads
+from models import SMALL, image, latent, random_model, with_thumbnails
 
 import taesd_jax
 from taesd_jax import VARIANTS, AutoencoderTiny, Full, Strips, Tiles
@@ -18,7 +18,7 @@ from taesd_jax.io.images import psnr, write_image
 from taesd_jax.model.fitting import downsample
 from taesd_jax.model.thumbnails import features
 from taesd_jax.strategies.sharding import replicate, shard_images
-from taesd_jax.weights.thumbnail_files import SHIPPED, read_heads
+from taesd_jax.weights.thumbnail_files import BUNDLED_FILE, read_thumbnails
 
 SHORT = SMALL.replace(num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(2, 1, 2, 1))
 THREE_STAGES = SMALL.replace(
@@ -37,7 +37,7 @@ BFLOAT16 = 5e-2
 @pytest.fixture(scope="module", params=[SHORT, POOLED], ids=["plain", "pooled"])
 def model(request):
     params, config = random_model(request.param)
-    return with_heads(params, config), config
+    return with_thumbnails(params, config), config
 
 
 @pytest.mark.parametrize("scale", [1 / 2, 1 / 4, 1 / 8])
@@ -46,7 +46,7 @@ def test_it_is_one_convolution_of_all_features(model, scale):
     z = latent(config, (5, 3), n=2)
     parts = list(features(params["decoder"], jnp.asarray(z), config=config, scale=scale))
     assert len(parts) == 1 + {1 / 8: 2, 1 / 4: 1, 1 / 2: 2}[scale]
-    head = params["heads"][str(round(1 / scale))]
+    head = params["thumbnails"][str(round(1 / scale))]
     want = lax.conv_general_dilated(
         jnp.concatenate(parts, axis=-1),
         head["kernel"],
@@ -61,7 +61,7 @@ def test_it_is_one_convolution_of_all_features(model, scale):
 
 def test_the_class_the_transformations_and_dtypes():
     params, config = random_model(SHORT)
-    params = with_heads(params, config)
+    params = with_thumbnails(params, config)
     vae = AutoencoderTiny(params, config)
     z = jnp.asarray(latent(config, (4, 2), n=2))
     want = taesd_jax.decode(params, z, config=config, scale=1 / 4)
@@ -98,7 +98,7 @@ def test_rows_over_a_mesh(model):
 
 def test_the_work_is_a_small_part():
     params, config = random_model(VARIANTS["taesd"])
-    params = with_heads(params, config)
+    params = with_thumbnails(params, config)
     z = latent(config, (32, 32))
 
     def operations(run):
@@ -120,17 +120,17 @@ def test_refusals(model):
         with pytest.raises(ValueError, match=r"thumbnails run with strategy=Full\(\)"):
             taesd_jax.decode(params, z, config=config, scale=1 / 2, strategy=strategy)
     bare = {"decoder": params["decoder"]}
-    with pytest.raises(ValueError, match="no head for scale 1/2.*add_heads.*fit_heads"):
+    with pytest.raises(ValueError, match="no head for scale 1/2.*add_thumbnails.*fit_thumbnails"):
         taesd_jax.decode(bare, z, config=config, scale=1 / 2)
-    swapped = {**params, "heads": {"2": params["heads"]["4"]}}
-    with pytest.raises(ValueError, match=r"head for scale 1/2 must be.*24.*got.*16"):
+    swapped = {**params, "thumbnails": {"2": params["thumbnails"]["4"]}}
+    with pytest.raises(ValueError, match=r"head for scale 1/2 must.*24.*got.*16"):
         taesd_jax.decode(swapped, z, config=config, scale=1 / 2)
 
 
 def test_a_fit_is_the_least_squares_solution():
     params, config = random_model(SHORT)
     pictures = [image(config, (128, 96), seed=seed)[0] for seed in range(5)]
-    fit = taesd_jax.fit_heads(params, pictures, pictures[:1], config=config)
+    fit = taesd_jax.fit_thumbnails(params, pictures, pictures[:1], config=config)
     assert fit.psnr.keys() == {1 / 2, 1 / 4, 1 / 8}
     rows, targets = [], []
     for picture in pictures:
@@ -144,7 +144,7 @@ def test_a_fit_is_the_least_squares_solution():
     a, b = np.concatenate(rows).astype(np.float64), np.concatenate(targets).astype(np.float64)
     best = np.linalg.lstsq(a, b)[0]
     found = np.concatenate(
-        [fit.heads["2"]["kernel"].reshape(-1, 3), fit.heads["2"]["bias"].reshape(1, 3)]
+        [fit.thumbnails["2"]["kernel"].reshape(-1, 3), fit.thumbnails["2"]["bias"].reshape(1, 3)]
     )
     least = np.mean((a @ best - b) ** 2)
     # The ridge may cost a little, the solution itself need not be unique.
@@ -154,53 +154,53 @@ def test_a_fit_is_the_least_squares_solution():
 def test_a_fit_needs_pixels():
     params, config = random_model(SHORT)
     with pytest.raises(ValueError, match=r"more or larger images: they have 0 pixels"):
-        taesd_jax.fit_heads(params, [], config=config)
+        taesd_jax.fit_thumbnails(params, [], config=config)
     with pytest.raises(ValueError, match=r"they have 16 pixels at scale 1/2"):
-        taesd_jax.fit_heads(params, [image(config, (8, 8))[0]], config=config)
+        taesd_jax.fit_thumbnails(params, [image(config, (8, 8))[0]], config=config)
 
 
 def test_images_to_fit_to_are_checked():
     params, config = random_model(SHORT)
     whole = image(config, (64, 64))[0]
-    fit = functools.partial(taesd_jax.fit_heads, params, config=config)
+    fit = functools.partial(taesd_jax.fit_thumbnails, params, config=config)
     with pytest.raises(TypeError, match="image must be floating point"):
         fit([(whole * 100).astype(np.uint8)])
     with pytest.raises(ValueError, match="NaN"):
         fit([np.where(whole > 0.9, np.nan, whole)])
-    with pytest.raises(ValueError, match="8 pixels a side"):
+    with pytest.raises(ValueError, match="at least 8 pixels"):
         fit([whole[:5]])
 
 
 def test_the_command_fits_and_decodes(working_folder, capsys):
     params, config = random_model(THREE_STAGES)
-    taesd_jax.save("tiny.safetensors", params, config, layout="flax")
+    taesd_jax.save("tiny.safetensors", params, config, format="flax")
     for i in range(3):
         write_image(f"{i}.png", image(config, (320, 400), seed=i)[0])
     write_image("small.png", image(config, (3, 9))[0])
     Path("broken.png").write_bytes(b"no picture")
-    fit = ["fit-heads", "*.png", "--held-out", "2.png", "--model", "tiny.safetensors"]
-    assert main([*fit, "--side", "240", "-o", "heads.safetensors"]) == 0
+    fit = ["fit-thumbnails", "*.png", "--held-out", "2.png", "--model", "tiny.safetensors"]
+    assert main([*fit, "--side", "240", "-o", "thumbnails.safetensors"]) == 0
     out, err = capsys.readouterr()
     assert "skipped broken.png" in err
     assert "skipped small.png: smaller than 4 pixels" in err
     lines = out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["tiny 1/2", "tiny 1/4"]
     assert all("% of the operations, " in line and line.endswith(")") for line in lines)
-    entry = read_heads("heads.safetensors")["tiny"]
+    entry = read_thumbnails("thumbnails.safetensors")["tiny"]
     assert entry.notes["held_out"] == ["2.png"]
     assert entry.notes["photographs"] == ["0.png", "1.png"]
-    assert main([*fit, "--side", "240", "--name", "again", "-o", "heads.safetensors"]) == 0
-    assert read_heads("heads.safetensors").keys() == {"tiny", "again"}
-    assert main([*fit, "--name", "v1.5", "-o", "heads.safetensors"]) == 1
+    assert main([*fit, "--side", "240", "--name", "again", "-o", "thumbnails.safetensors"]) == 0
+    assert read_thumbnails("thumbnails.safetensors").keys() == {"tiny", "again"}
+    assert main([*fit, "--name", "v1.5", "-o", "thumbnails.safetensors"]) == 1
     assert "must not have a dot" in capsys.readouterr().err
-    assert main(["fit-heads", "2.png", *fit[2:], "-o", "heads.safetensors"]) == 1
+    assert main(["fit-thumbnails", "2.png", *fit[2:], "-o", "thumbnails.safetensors"]) == 1
     assert "every picture is held out" in capsys.readouterr().err
-    assert read_heads("heads.safetensors").keys() == {"tiny", "again"}
+    assert read_thumbnails("thumbnails.safetensors").keys() == {"tiny", "again"}
     assert main(["encode", "2.png", "--model", "tiny.safetensors", "-o", "z.npz"]) == 0
     small = ["decode", "z.npz", "--model", "tiny.safetensors", "--scale", "1/4", "-o", "z.png"]
     assert main(small) == 1
     assert "no head for scale 1/4" in capsys.readouterr().err
-    assert main([*small, "--heads", "heads.safetensors"]) == 0
+    assert main([*small, "--thumbnails", "thumbnails.safetensors"]) == 0
     assert "100x80" in capsys.readouterr().out
 
 
@@ -215,8 +215,8 @@ def test_shipped_heads(published, photos, name):
     if name == "taef2":
         pytest.importorskip("torch")
     params, config, _ = load_checkpoint(str(published / name))
-    vae = AutoencoderTiny(taesd_jax.add_heads(params), config)
-    notes = read_heads(SHIPPED)[name].notes
+    vae = AutoencoderTiny(taesd_jax.add_thumbnails(params), config)
+    notes = read_thumbnails(BUNDLED_FILE)[name].notes
     for photo in (photos["coffee"], photos["astronaut"]):
         latents = vae.encode(photo[None, :160, :160]).latents
         whole = vae.decode(latents).sample

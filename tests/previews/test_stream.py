@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from models import SHORT, latent, random_model, with_heads
+from models import SHORT, latent, random_model, with_thumbnails
 
 import taesd_jax
 from taesd_jax.io.images import to_uint8
@@ -213,7 +213,7 @@ def test_predict_x0():
 
 
 def test_reduced_previews(params):
-    params = with_heads(params, SHORT)
+    params = with_thumbnails(params, SHORT)
     gallery, z = Gallery(), jnp.asarray(latent(SHORT, (4, 2), n=2))
     with PreviewStream(gallery, config=SHORT, scale=1 / 4) as stream:
         jax.jit(lambda p, z: stream.tap(p, 0, z))(params, z)

@@ -220,7 +220,7 @@ def test_a_model_of_one_stage_runs_in_full(pool):
     z = latent(config, (4, 4))
     assert taesd_jax.decode(params, z, config=config).shape == (1, 4, 4, 3)
     if pool:
-        with pytest.raises(ValueError, match="cannot be split behind 1 stages, it has 0"):
+        with pytest.raises(ValueError, match="cannot be split after 1 stages, it has 0"):
             taesd_jax.decode(params, z, config=config, strategy=Tiles())
         with pytest.raises(ValueError, match="cannot run in strips"):
             taesd_jax.decode(params, z, config=config, strategy=Strips())

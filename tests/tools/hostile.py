@@ -152,7 +152,7 @@ def outcome(path):
     assert leaves
     assert all(np.isfinite(leaf.astype("f4")).all() for leaf in leaves)
     # It is whole: what it says it is can be written again.
-    taesd_jax.weights.serialise(found.params, found.config, layout="flax")
+    taesd_jax.weights.serialise(found.params, found.config, format="flax")
     return found
 
 

@@ -26,7 +26,7 @@ import taesd_jax
 from taesd_jax import cli
 
 # How often each is killed, of 30 times in all: those that compute take longer.
-JOBS = {"save": 16, "convert": 8, "decode": 4, "fit-heads": 2}
+JOBS = {"save": 16, "convert": 8, "decode": 4, "fit-thumbnails": 2}
 
 
 class Job:
@@ -43,7 +43,7 @@ class Job:
         self.target = self.folder / ("result.npy" if name == "decode" else "result.safetensors")
         self.sources = [self.folder / f"source-{i}.safetensors" for i in (0, 1)]
         for path, model in zip(self.sources, self.models, strict=True):
-            taesd_jax.save(path, *model, layout="flax")
+            taesd_jax.save(path, *model, format="flax")
         rng = np.random.default_rng(0)
         self.latents = [self.folder / f"latent-{i}.npy" for i in (0, 1)]
         for path in self.latents:
@@ -56,15 +56,22 @@ class Job:
     def write(self, which):
         """Write the old (0) or the new (1) state of the target."""
         if self.name == "save":
-            taesd_jax.save(self.target, *self.models[which], layout="flax")
+            taesd_jax.save(self.target, *self.models[which], format="flax")
             return
         source, target = str(self.sources[which]), str(self.target)
         arguments = {
             "convert": ["convert", source, target],
             "decode": ["decode", str(self.latents[which]), "--model", source, "-o", target],
-            "fit-heads": ["fit-heads", str(self.picture), "--model", source, "-o", target],
+            "fit-thumbnails": [
+                "fit-thumbnails",
+                str(self.picture),
+                "--model",
+                source,
+                "-o",
+                target,
+            ],
         }[self.name]
-        if self.name == "fit-heads":
+        if self.name == "fit-thumbnails":
             # An entry beside the old one, or in its place.
             arguments += ["--name", f"entry-{which}", "--side", "320"]
         if status := cli.main(arguments):

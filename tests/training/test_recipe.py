@@ -61,7 +61,7 @@ def no_encoder():
             model,
             "need a student that also has a decoder",
         ),
-        (model, {"frozen_stages": 5}, model, "cannot be split behind 5 stages"),
+        (model, {"frozen_stages": 5}, model, "cannot be split after 5 stages"),
     ],
 )
 def test_what_a_training_needs_is_said(student, changes, teacher, message):

@@ -29,8 +29,8 @@ def test_the_command_writes_model_log_and_samples(photographs, teacher, tmp_path
     assert out == f"{tmp_path}/run/model_decoder.safetensors\n"
     assert "step 2 of 12: " in err
     assert "psnr" in err
-    params, config, layout = load(tmp_path / "run" / "model")
-    assert (set(params), layout) == ({"decoder"}, "original")
+    params, config, format = load(tmp_path / "run" / "model")
+    assert (set(params), format) == ({"decoder"}, "original")
     assert config.decoder_block_out_channels == (8, 8, 4, 4)
     events = log(tmp_path / "run" / "decoder")
     assert [e["step"] for e in events if "total" in e] == [2, 4, 6, 8, 10, 12]
@@ -71,7 +71,7 @@ def test_an_encoders_images_are_made_by_the_decoder_it_starts_with(
 
 def test_a_decoder_of_other_latents_leaves_the_encoder_behind(photographs, teacher, tmp_path):
     config = SMALL.replace(raw_latent_scale=0.13025)
-    save(tmp_path / "xl", init(jax.random.key(3), config=config), config, layout="original")
+    save(tmp_path / "xl", init(jax.random.key(3), config=config), config, format="original")
     more = ["--init", teacher, "--steps", "1"]
     words = arguments(photographs, tmp_path / "xl", tmp_path / "run", *more)
     assert cli.main(words) == 0

@@ -23,13 +23,13 @@ from taesd_jax import (
 )
 
 
-@pytest.mark.parametrize("scheme", ["module", "diffusers", "comfyui"])
+@pytest.mark.parametrize("format", ["module", "diffusers", "comfyui"])
 @pytest.mark.parametrize("name", list(CONFIGS))
-def test_the_architecture_is_read_from_names_and_shapes(name, scheme):
+def test_the_architecture_is_read_from_names_and_shapes(name, format):
     config = CONFIGS[name]
-    params, got, found = assemble(named(random_states(config), scheme))
+    params, got, found = assemble(named(random_states(config), format))
     assert got == config.architecture
-    assert found == scheme
+    assert found == format
     assert same(params, random_model(config)[0])
 
 
@@ -108,7 +108,7 @@ def test_an_encoder_without_its_first_layer_is_still_an_encoder():
 
 def test_only_the_exact_flax_spelling_is_read():
     tensors = named(random_states(SMALL), "flax")
-    assert assemble(tensors).scheme == "flax"
+    assert assemble(tensors).format == "flax"
     for extra in (
         "encoder.layers_0.weight",
         "encoder.layers_0.scale",
@@ -137,7 +137,7 @@ def test_components_of_two_models_are_refused():
         mix("taef2", "taesana")
     state = random_state("encoder", SMALL)
     with pytest.raises(CheckpointError, match="two encoders"):
-        weights.assemble([part(state, "a"), part(state, "b")], fields={}, label="", origin="x")
+        weights.assemble([part(state, "a"), part(state, "b")], fields={}, variant="", origin="x")
 
 
 @pytest.mark.parametrize(

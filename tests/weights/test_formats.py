@@ -1,4 +1,4 @@
-"""Layouts of files: every scheme in and out, bit for bit."""
+"""Formats of checkpoints: each in and out, bit for bit."""
 
 import os
 
@@ -30,28 +30,28 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, BFLOAT16], ids=str)
-@pytest.mark.parametrize("layout", ["diffusers", "original", "comfyui", "flax"])
+@pytest.mark.parametrize("format", ["diffusers", "original", "comfyui", "flax"])
 @pytest.mark.parametrize("name", ["taesdxl", "taef2", "taesana", "small", "narrowing in blocks"])
-def test_round_trips_return_the_same_bits(tmp_path, name, layout, dtype):
+def test_round_trips_return_the_same_bits(tmp_path, name, format, dtype):
     params, config = random_model(CONFIGS[name], dtype=dtype)
-    if name.startswith(("small", "narrowing")) and layout != "diffusers":
+    if name.startswith(("small", "narrowing")) and format != "diffusers":
         config = config.replace(raw_latent_scale=0.7, raw_latent_shift=0.1)
     path = tmp_path / "taesdxl.safetensors"
-    if layout == "diffusers" and not config.fits_diffusers:
+    if format == "diffusers" and not config.fits_diffusers:
         with pytest.raises(CheckpointError, match="'original', 'comfyui' or 'flax'"):
-            taesd_jax.save(path, params, config, layout=layout)
+            taesd_jax.save(path, params, config, format=format)
         assert not list(tmp_path.iterdir())
         return
-    written = taesd_jax.save(path, params, config, layout=layout)
+    written = taesd_jax.save(path, params, config, format=format)
     assert all(p.is_file() for p in written)
     again = taesd_jax.load(path)
     assert same(again.params, params)
     assert again.config == config
-    assert again.scheme == layout
-    if layout != "diffusers":
+    assert again.format == format
+    if format != "diffusers":
         assert again.config.to_dict() == config.to_dict()
     # Writing what was read gives the same file.
-    second = taesd_jax.save(tmp_path / "again", again.params, again.config, layout=layout)
+    second = taesd_jax.save(tmp_path / "again", again.params, again.config, format=format)
     for a, b in zip(written, second, strict=True):
         if a.suffix == ".safetensors":
             assert same(load_file(a), load_file(b))
@@ -69,11 +69,11 @@ def test_every_field_survives_our_own_layouts(tmp_path):
         raw_latent_shift=0.0,
     )
     params, _ = random_model(SMALL)
-    for layout in ("original", "comfyui", "flax"):
-        path = tmp_path / f"{layout}.safetensors"
-        taesd_jax.save(path, params, config, layout=layout)
+    for format in ("original", "comfyui", "flax"):
+        path = tmp_path / f"{format}.safetensors"
+        taesd_jax.save(path, params, config, format=format)
         assert taesd_jax.load(path).config.to_dict() == config.to_dict()
-    taesd_jax.save(tmp_path / "folder", params, config, layout="diffusers")
+    taesd_jax.save(tmp_path / "folder", params, config, format="diffusers")
     assert taesd_jax.load(tmp_path / "folder").config.to_dict() == config.to_dict()
 
 
@@ -93,7 +93,7 @@ def test_names_of_every_scheme():
 
 def test_flax_files_hold_the_names_of_the_params(tmp_path):
     params, config = random_model(VARIANTS["taef2"])
-    taesd_jax.save(tmp_path / "x.safetensors", params, config, layout="flax")
+    taesd_jax.save(tmp_path / "x.safetensors", params, config, format="flax")
     stored = load_file(tmp_path / "x.safetensors")
     assert "encoder.layers_11.pool_1.scale" in stored
     leaves = jax.tree_util.tree_leaves_with_path(params)
@@ -103,40 +103,42 @@ def test_flax_files_hold_the_names_of_the_params(tmp_path):
 def test_comfyui_scalars_tell_the_variant():
     tensors = named(random_states(VARIANTS["taesd"]), "comfyui")
     assert assemble(tensors).config.variant is None
-    assert assemble(tensors, label="taesdxl").config.variant == "taesdxl"
+    assert assemble(tensors, variant="taesdxl").config.variant == "taesdxl"
     for name in ("taesd", "taesdxl"):
         row = VARIANTS[name]
         scalars = {
             "vae_scale": np.float32(row.raw_latent_scale).reshape(()),
             "vae_shift": np.zeros((), np.float32),
         }
-        assert assemble(tensors | scalars, label="taesdxl").config.variant == name
+        assert assemble(tensors | scalars, variant="taesdxl").config.variant == name
     with pytest.raises(CheckpointError, match="vae_scale"):
         assemble(tensors | {"vae_scale": np.zeros(3, np.float32)})
 
 
 def test_comfyui_needs_the_variant(tmp_path):
     params, config, _ = assemble(named(random_states(VARIANTS["taesd3"]), "module"))
-    with pytest.raises(CheckpointError, match="taesd3 or taef1"):
-        taesd_jax.save(tmp_path / "x.safetensors", params, config, layout="comfyui")
-    taesd_jax.save(tmp_path / "x.safetensors", params, config.labelled("taef1"), layout="comfyui")
+    with pytest.raises(CheckpointError, match="taesd3 and taef1"):
+        taesd_jax.save(tmp_path / "x.safetensors", params, config, format="comfyui")
+    taesd_jax.save(
+        tmp_path / "x.safetensors", params, config.with_variant("taef1"), format="comfyui"
+    )
     stored = load_file(tmp_path / "x.safetensors")
     assert stored["vae_scale"] == np.float32(0.3611)
     assert stored["vae_shift"] == np.float32(0.1159)
 
 
-@pytest.mark.parametrize("layout", ["diffusers", "comfyui"])
-def test_whole_layouts_need_both_components(tmp_path, layout):
+@pytest.mark.parametrize("format", ["diffusers", "comfyui"])
+def test_some_formats_need_both_components(tmp_path, format):
     params, config = random_model(SMALL)
     del params["encoder"]
     with pytest.raises(CheckpointError, match="only the decoder"):
-        taesd_jax.save(tmp_path / "x", params, config, layout=layout)
+        taesd_jax.save(tmp_path / "x", params, config, format=format)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"
     params, config = random_model(SMALL)
-    taesd_jax.save(path, params, config, layout="flax")
+    taesd_jax.save(path, params, config, format="flax")
     before = path.read_bytes()
 
     def fail(descriptor):
@@ -144,7 +146,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="No space left"):
-        taesd_jax.save(path, random_model(SMALL, seed=1)[0], config, layout="flax")
+        taesd_jax.save(path, random_model(SMALL, seed=1)[0], config, format="flax")
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -162,7 +164,7 @@ def test_pairs_are_replaced_together(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", fail_second)
     with pytest.raises(OSError, match="No space left"):
-        taesd_jax.save(path, *random_model(SMALL, seed=1), layout="original")
+        taesd_jax.save(path, *random_model(SMALL, seed=1), format="original")
     assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
@@ -192,9 +194,9 @@ def test_params_that_do_not_fit_are_not_written(tmp_path):
         match=r"encoder\.layers_0\.bias, decoder\.layers_1\.bias",
     ):
         taesd_jax.save(tmp_path / "x", params, config)
-    for layout in ("pth", "module", "msgpack"):
-        with pytest.raises(ValueError, match=f"diffusers, original, comfyui.*'{layout}'"):
-            taesd_jax.save(tmp_path / "x", random_model(SMALL)[0], config, layout=layout)
+    for format in ("pth", "module", "msgpack"):
+        with pytest.raises(ValueError, match=f"diffusers, original, comfyui.*'{format}'"):
+            taesd_jax.save(tmp_path / "x", random_model(SMALL)[0], config, format=format)
     assert not list(tmp_path.iterdir())
 
 
@@ -204,7 +206,7 @@ def test_links_stay_links_and_modes_stay(tmp_path):
     target.write_bytes(b"")
     target.chmod(0o600)
     link.symlink_to(target)
-    taesd_jax.save(link, params, config, layout="flax")
+    taesd_jax.save(link, params, config, format="flax")
     assert link.is_symlink()
     assert target.stat().st_mode & 0o777 == 0o600
     assert taesd_jax.load(target).config == config

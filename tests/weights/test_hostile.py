@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from models import SMALL, random_model, random_state
 from safetensors.numpy import save_file
 
 import taesd_jax
-from taesd_jax import VARIANTS, AutoencoderTinyConfig, CheckpointError, cli
+from taesd_jax import AutoencoderTinyConfig, CheckpointError, cli
 from taesd_jax.weights.files import DIGEST, MAX_HEADER, MAX_JSON
 
 # The same examples in every run: what fails here fails everywhere.
@@ -40,13 +39,13 @@ def ours(tmp_path_factory):
     """Return a file that we wrote, as bytes, and its params."""
     params, config = random_model(SMALL)
     path = tmp_path_factory.mktemp("ours") / "x.safetensors"
-    taesd_jax.save(path, params, config, layout="flax")
+    taesd_jax.save(path, params, config, format="flax")
     return path.read_bytes(), taesd_jax.load(path)
 
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory):
-    """Return a decoder's file in the published layout, without a digest."""
+    """Return a decoder's file in the published format, without a digest."""
     path = tmp_path_factory.mktemp("theirs") / "x.safetensors"
     save_file(random_state("decoder", SMALL), path)
     return path.read_bytes()
@@ -156,19 +155,19 @@ def test_the_digest_is_of_tensors_names_and_config(ours, tmp_path):
 
 def test_equal_models_are_equal_files(ours, tmp_path):
     for path in (tmp_path / "a.safetensors", tmp_path / "b.safetensors"):
-        taesd_jax.save(path, *random_model(SMALL), layout="flax")
+        taesd_jax.save(path, *random_model(SMALL), format="flax")
         assert path.read_bytes() == ours[0]
 
 
-def test_heads_have_a_digest_too(tmp_path):
-    path = tmp_path / "heads.safetensors"
-    shipped = Path(taesd_jax.__file__).parent / "bundled" / "heads.safetensors"
+def test_thumbnails_have_a_digest_too(tmp_path):
+    path = tmp_path / "thumbnails.safetensors"
+    shipped = Path(taesd_jax.__file__).parent / "bundled" / "thumbnails.safetensors"
     raw = bytearray(shipped.read_bytes())
     assert DIGEST.encode() in raw
     raw[-5] ^= 1
     path.write_bytes(raw)
-    with pytest.raises(CheckpointError, match=f"heads.safetensors.*{DIGEST}"):
-        taesd_jax.add_heads({}, path)
+    with pytest.raises(CheckpointError, match=f"thumbnails.safetensors.*{DIGEST}"):
+        taesd_jax.add_thumbnails({}, path)
 
 
 def test_what_comes_along_has_digests():
@@ -180,7 +179,7 @@ def test_what_comes_along_has_digests():
 def test_an_edited_file_without_the_digest_loads(ours, tmp_path):
     path = tmp_path / "x.safetensors"
     params, config = random_model(SMALL)
-    (tensors,) = taesd_jax.weights.serialise(params, config, layout="flax").values()
+    (tensors,) = taesd_jax.weights.serialise(params, config, format="flax").values()
     save_file(tensors, path)
     assert same_bits(taesd_jax.load(path).params, params)
 
@@ -243,39 +242,6 @@ def test_names_cannot_write_to_a_terminal(working_folder, capsys):
     error = capsys.readouterr().err
     assert "\x1b" not in error
     assert r"\x1b[2J9.weight" in error
-
-
-def test_every_published_model_says_whether_it_is_pinned():
-    from taesd_jax.weights.pins import PINS
-
-    assert PINS.keys() == {f"madebyollin/{name}" for name in VARIANTS}
-    for pin in filter(None, PINS.values()):
-        assert re.fullmatch("[0-9a-f]{40}", pin.revision)
-        assert pin.digests
-        assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in pin.digests.values())
-
-
-def test_a_variants_name_asks_for_its_pin(monkeypatch):
-    import huggingface_hub
-    from huggingface_hub import constants
-
-    from taesd_jax.weights import pins, sources
-
-    asked = []
-
-    def download(repo, file, *, revision, **_):
-        asked.append((repo, revision))
-        raise huggingface_hub.errors.LocalEntryNotFoundError("not here")
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    pinned = {repo: pins.Pin(f"{i:040}", {}) for i, repo in enumerate(pins.PINS)}
-    monkeypatch.setattr(sources, "PINS", pinned)
-    for repo, pin in pinned.items():
-        asked.clear()
-        with pytest.raises(CheckpointError):
-            taesd_jax.load(repo.split("/")[1])
-        assert set(asked) == {(repo, pin.revision)}
 
 
 @pytest.mark.slow

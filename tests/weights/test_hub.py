@@ -33,7 +33,7 @@ def test_a_diffusers_repository(tmp_path):
         assert loaded.config.variant == "taesdxl"
         assert loaded.config.name_or_path == source
     vae = taesd_jax.AutoencoderTiny.from_pretrained("taesdxl", **options)
-    assert vae.config == config.labelled("taesdxl")
+    assert vae.config == config.with_variant("taesdxl")
     assert taesd_jax.load("taesdxl", revision=COMMIT, **options).config == vae.config
 
 
@@ -41,14 +41,14 @@ def test_a_repository_with_one_file_or_a_pair(tmp_path):
     params, config = random_model(SMALL)
     options = {"cache_dir": tmp_path, "local_files_only": True}
     files = cache(tmp_path, "someone/tiny", "v2")
-    taesd_jax.save(files / "tiny.safetensors", params, config, layout="flax")
+    taesd_jax.save(files / "tiny.safetensors", params, config, format="flax")
     assert taesd_jax.load("someone/tiny", revision="v2", **options).config == SMALL
     files = cache(tmp_path, "someone/pair")
-    taesd_jax.save(files / "sub" / "pair", params, config, layout="original")
+    taesd_jax.save(files / "sub" / "pair", params, config, format="original")
     assert set(taesd_jax.load("someone/pair", subfolder="sub", **options).params) == set(params)
-    files = cache(tmp_path, "someone/half")
-    save_file(random_state("decoder", SMALL), files / "half_decoder.safetensors")
-    assert list(taesd_jax.load("someone/half", **options).params) == ["decoder"]
+    files = cache(tmp_path, "someone/decoder")
+    save_file(random_state("decoder", SMALL), files / "decoder_decoder.safetensors")
+    assert list(taesd_jax.load("someone/decoder", **options).params) == ["decoder"]
 
 
 def test_what_is_not_cached_is_not_found_offline(tmp_path):
@@ -72,6 +72,25 @@ def test_a_local_folder_comes_before_the_hub(working_folder):
 def test_what_is_no_hub_id_is_not_sent(source):
     with pytest.raises(CheckpointNotFoundError, match=re.escape(repr(source))):
         taesd_jax.load(source)
+
+
+def test_a_variants_name_asks_for_the_authors_repository(monkeypatch):
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    asked = []
+
+    def download(repo, file, **_):
+        asked.append(repo)
+        raise huggingface_hub.errors.LocalEntryNotFoundError("not here")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    for name in taesd_jax.VARIANTS:
+        asked.clear()
+        with pytest.raises(CheckpointError):
+            taesd_jax.load(name)
+        assert set(asked) == {f"madebyollin/{name}"}
 
 
 def hub_error(name):

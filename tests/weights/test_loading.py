@@ -26,15 +26,15 @@ from taesd_jax import (
     weights,
 )
 from taesd_jax.weights.names import file_name, to_flax
-from taesd_jax.weights.sources import label_of
+from taesd_jax.weights.sources import variant_from_name
 
 # A file that was cut or holds something else is named, and so is the kind that was expected.
 NOT_WHOLE = r"x\.safetensors.*safetensors file"
 
 
 def test_names_label_but_never_decide(tmp_path):
-    assert label_of("TAESDXL_decoder") == "taesdxl"
-    assert label_of("sdxl-vae") == ""
+    assert variant_from_name("TAESDXL_decoder") == "taesdxl"
+    assert variant_from_name("sdxl-vae") == ""
     # Files named after taesd3 that hold a 4-channel model are a 4-channel model.
     path = write_pair(tmp_path, "taesd3", VARIANTS["taesd"])
     config = taesd_jax.load(path).config
@@ -43,7 +43,7 @@ def test_names_label_but_never_decide(tmp_path):
     assert taesd_jax.load(tmp_path / "taesdxl").config.variant == "taesdxl"
 
 
-def test_one_file_of_a_pair_is_half_a_model(tmp_path):
+def test_one_file_of_a_pair_is_one_component(tmp_path):
     path = write_pair(tmp_path)
     (tmp_path / "taesd_encoder.safetensors").unlink()
     for source in (path, tmp_path / "taesd_decoder.safetensors"):
@@ -92,17 +92,17 @@ def test_a_pair_may_mix_schemes():
     encoder = {file_name(k, "encoder", "flax"): to_flax(v) for k, v in states["encoder"].items()}
     parts = [part(encoder), part(states["decoder"])]
     for order in (parts, parts[::-1]):
-        params, _, scheme = weights.assemble(order, fields={}, label="", origin="x")
+        params, _, format = weights.assemble(order, fields={}, variant="", origin="x")
         assert same(params, {h: random_model(SMALL)[0][h] for h in params})
-        assert scheme == "flax/original"
+        assert format == "flax/original"
 
 
 def test_configs_of_a_pair_must_agree(tmp_path):
     path = tmp_path / "m"
     params, _ = random_model(VARIANTS["taesd"])
-    taesd_jax.save(path, params, VARIANTS["taesdxl"], layout="original")
+    taesd_jax.save(path, params, VARIANTS["taesdxl"], format="original")
     decoder = {"decoder": params["decoder"]}
-    taesd_jax.save(path, decoder, VARIANTS["taesd"], layout="original")
+    taesd_jax.save(path, decoder, VARIANTS["taesd"], format="original")
     with pytest.raises(CheckpointError, match=r"m_encoder\.safetensors.*m_decoder\.safetensors"):
         taesd_jax.load(path)
 
@@ -111,7 +111,7 @@ def test_scalars_must_agree_with_the_config_inside(tmp_path):
     path = tmp_path / "c.safetensors"
     params, _ = random_model(SMALL)
     config = SMALL.replace(raw_latent_scale=0.18215, raw_latent_shift=0.0)
-    taesd_jax.save(path, params, config, layout="comfyui")
+    taesd_jax.save(path, params, config, format="comfyui")
     assert taesd_jax.load(path).config.raw_latent_scale == 0.18215
     tensors = load_file(path) | {"vae_scale": np.array(0.13025, np.float32)}
     save_file(tensors, path, metadata={"config": json.dumps(config.to_dict())})

@@ -1,4 +1,4 @@
-"""`taesd-jax fit-heads`."""
+"""`taesd-jax fit-thumbnails`."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ import numpy as np
 from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
 from ..errors import PictureError
-from ..model.fitting import fit_heads
+from ..model.fitting import fit_thumbnails
 from ..model.functional import Params
-from ..model.thumbnails import head_name
+from ..model.thumbnails import thumbnail_name
 from ..strategies.run import decode
-from ..weights.thumbnail_files import check_entry, save_heads
+from ..weights.thumbnail_files import check_entry, save_thumbnails
 from .options import expand, load_checkpoint, read_shrunk, real
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fit heads for small pictures and write them into a file of heads, beside those of others."""
+    """Fit the thumbnails of a model and add them to a file of thumbnails."""
     held_out = expand(args.held_out)
     away = {real(path) for path in held_out}
     pictures = [path for path in expand(args.pictures) if real(path) not in away]
     if not pictures:
         raise PictureError("every picture is held out; name others to fit to")
     params, config, _ = load_checkpoint(args.model)
-    AutoencoderTiny(params, config).require("encoder")
-    AutoencoderTiny(params, config).require("decoder")
+    AutoencoderTiny(params, config).check_loaded("encoder")
+    AutoencoderTiny(params, config).check_loaded("decoder")
     params = jax.tree.map(jnp.asarray, params)
     name = args.name or config.variant or Path(args.model).stem.replace(".", "-")
     check_entry(args.output, params, name)
@@ -45,19 +45,18 @@ def run(args: argparse.Namespace) -> int:
     images = [
         read_shrunk(paths, args.side, config.spatial_factor) for paths in (pictures, held_out)
     ]
-    heads, psnr = fit_heads(params, *images, config=config, progress=progress)
-    params["heads"] = heads
+    params["thumbnails"], psnr = fit_thumbnails(params, *images, config=config, progress=progress)
     work = _shares(params, list(psnr), config)
     notes = {
-        "psnr": {head_name(s): round(float(np.mean(v)), 2) for s, v in psnr.items() if v},
+        "psnr": {thumbnail_name(s): round(float(np.mean(v)), 2) for s, v in psnr.items() if v},
         "photographs": [path.name for path in pictures],
         "held_out": [path.name for path in held_out],
         "longest_side": args.side,
         "date": date.today().isoformat(),
     }
-    save_heads(args.output, params, name=name, notes=notes)
+    save_thumbnails(args.output, params, name=name, notes=notes)
     for scale, values in psnr.items():
-        line = f"{name} 1/{head_name(scale)}: {work[scale]:.1%} of the operations"
+        line = f"{name} 1/{thumbnail_name(scale)}: {work[scale]:.1%} of the operations"
         if values:
             line += f", {np.mean(values):.1f} dB ({min(values):.1f} to {max(values):.1f})"
         print(line)
