@@ -1,14 +1,28 @@
 """Tiny autoencoders (the TAESD family) for JAX.
 
-Arrays are NHWC: images floating point in [-1, 1], latents in the model space that the diffusion
-model itself sees.
+Arrays are NHWC: images floating point in [-1, 1], latents in model space, as the diffusion model
+uses them. The public names are in `__all__` here and in the packages `convert`, `io`, `pipelines`,
+`previews` and `training`; the module `metrics` is public too.
 """
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
 
 from . import exporting as exporting
 from .autoencoder import AutoencoderTiny
 from .config import VARIANTS, AutoencoderTinyConfig
-from .errors import CheckpointError, CheckpointNotFoundError, PictureError
-from .latents import from_raw, pack, patchify, to_raw, unpack, unpatchify
+from .errors import CheckpointError, CheckpointNotFoundError, MediaFileError
+from .io import read_image, write_image
+from .latents import (
+    from_vae_latents,
+    pack_latents,
+    patchify_latents,
+    to_vae_latents,
+    unpack_latents,
+    unpatchify_latents,
+)
 from .model.fitting import Fit, fit_heads
 from .model.functional import init
 from .outputs import AutoencoderTinyOutput, DecoderOutput
@@ -16,6 +30,7 @@ from .strategies.iterators import iter_decode, iter_encode
 from .strategies.planner import Execution
 from .strategies.run import decode, encode
 from .strategies.strategy import Full, Strategy, Strips, Tiles
+from .version import __version__
 from .weights import Checkpoint, add_heads, load, save, save_heads
 
 __all__ = [
@@ -30,24 +45,34 @@ __all__ = [
     "Execution",
     "Fit",
     "Full",
-    "PictureError",
+    "MediaFileError",
     "Strategy",
     "Strips",
     "Tiles",
+    "__version__",
     "add_heads",
     "decode",
     "encode",
     "fit_heads",
-    "from_raw",
+    "from_vae_latents",
     "init",
     "iter_decode",
     "iter_encode",
     "load",
-    "pack",
-    "patchify",
+    "pack_latents",
+    "patchify_latents",
+    "read_image",
     "save",
     "save_heads",
-    "to_raw",
-    "unpack",
-    "unpatchify",
+    "to_vae_latents",
+    "unpack_latents",
+    "unpatchify_latents",
+    "write_image",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import a public package on first use: some need extras."""
+    if name in ("convert", "metrics", "pipelines", "previews", "training"):
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

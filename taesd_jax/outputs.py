@@ -1,4 +1,4 @@
-"""What `AutoencoderTiny`'s methods return, with diffusers' names."""
+"""Return types of `AutoencoderTiny`, with diffusers' names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jax
 
 
 class AutoencoderTinyOutput(NamedTuple):
-    """What `AutoencoderTiny.encode` returns.
+    """Hold the result of `AutoencoderTiny.encode`.
 
     Attributes:
         latents: (n, h / 8, w / 8, z) in model space.
@@ -18,10 +18,10 @@ class AutoencoderTinyOutput(NamedTuple):
 
 
 class DecoderOutput(NamedTuple):
-    """What `AutoencoderTiny.decode` returns.
+    """Hold the result of `AutoencoderTiny.decode`.
 
     Attributes:
-        sample: Images (n, 8h, 8w, 3) of about [-1, 1].
+        sample: Images (n, 8h, 8w, 3), about [-1, 1] and not clipped.
     """
 
     sample: jax.Array

@@ -1,4 +1,4 @@
-"""`taesd-jax train`."""
+"""The command `taesd-jax train`."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from jax.sharding import Mesh
 
 from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
-from ..errors import PictureError, TrainingError
+from ..errors import MediaFileError, TrainingError
 from ..model.layers import COMPONENTS, Component
 from ..training import Recipe, RunOptions, list_images
 from ..training.recipe import DTYPES, OPTIMIZERS
 from ..training.registry import LOSSES
-from .options import load_vae
+from .options import MODEL_HELP, load_vae
 
 
-def add_arguments(parser: argparse.ArgumentParser, model_help: str) -> None:
-    """Add what `taesd-jax train` takes."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `taesd-jax train`."""
     add = parser.add_argument
     default = "(default: %(default)s)"
     add("component", choices=COMPONENTS, help="what to train")
     add("images", nargs="+", help="image files, folders or glob patterns")
     add("-o", "--output", required=True, help="folder; both components of a model may share it")
-    add("--teacher", help=f"{model_help} (default: what --init names, else taesd)")
+    add("--teacher", help=f"{MODEL_HELP} (default: what --init names, else taesd)")
     add("--init", help="model to start from; the component that is not trained stays as it is")
     text = "of a new student's stages, latent first"
     add("--widths", type=int, nargs="+", metavar="N", help=f"channels {text}")
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     excluded = {path.resolve() for path in held_out}
     images = [path for path in list_images(args.images) if path.resolve() not in excluded]
     if not images:
-        raise PictureError("every image is held out; name others to train on")
+        raise MediaFileError("every image is held out; name others to train on")
     student, teacher = _load_models(args, recipe)
     options = RunOptions(
         held_out=held_out,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from taesd_jax import VARIANTS, AutoencoderTiny, cli, decode, encode, init, load
-from taesd_jax.io.images import psnr, read_image, write_image
+from taesd_jax.io import psnr, read_image, write_image
 from taesd_jax.metrics import ssim
 
 # Of taesd's operations, by XLA's count.

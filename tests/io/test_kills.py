@@ -11,8 +11,8 @@ import pytest
 from models import SMALL, random_model
 
 import taesd_jax
+from taesd_jax.io import write_latent
 from taesd_jax.io.files import write_files
-from taesd_jax.io.latents import write_latent
 
 TOOL = Path(__file__).parents[1] / "tools" / "kill.py"
 
@@ -84,7 +84,7 @@ def test_pictures_and_latents_on_a_full_disk(tmp_path, full_disk):
     for name in ("x.png", "x.jpg"):
         (tmp_path / name).write_bytes(b"old")
         with pytest.raises(OSError, match=f"File too large: '.*{name}"):
-            taesd_jax.io.images.write_image(tmp_path / name, noise)
+            taesd_jax.write_image(tmp_path / name, noise)
         assert (tmp_path / name).read_bytes() == b"old"
     latent = np.zeros((1, 64, 64, 4), "f4")
     for name in ("x.npy", "x.npz", "x.safetensors"):

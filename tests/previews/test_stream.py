@@ -11,9 +11,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from models import SHORT, latent, random_model, with_heads
 
 import taesd_jax
-from taesd_jax.io.images import to_uint8
-from taesd_jax.previews.sinks import WriteAnimation
-from taesd_jax.previews.stream import PreviewStream, predict_x0
+from taesd_jax.io import to_uint8
+from taesd_jax.previews import PreviewStream, WriteAnimation, predict_x0
 
 STEPS = 10
 
@@ -136,7 +135,7 @@ def test_a_slow_consumer_misses_the_oldest(params):
         release.wait()
         seen.append(step)
 
-    stream = PreviewStream(consumer, config=SHORT, waiting=2)
+    stream = PreviewStream(consumer, config=SHORT, max_queue=2)
     sampler = jax.jit(lambda p, x: sample(x, lambda i, x: stream.tap(p, i, x)))
     jax.block_until_ready(sampler(params, x))  # ends although the consumer hangs
     jax.effects_barrier()
@@ -280,5 +279,5 @@ def test_sigmas_of_examples_and_wrong_ones():
     sigmas = jnp.asarray([0.1, 0.2, 0.3, 0.4])
     got = predict_x0(jnp.asarray(x), jnp.asarray(output), kind="flow", sigma=sigmas)
     np.testing.assert_allclose(got, x - np.asarray(sigmas)[:, None, None, None] * output, atol=1e-6)
-    with pytest.raises(ValueError, match="alpha and sigma must be numbers, of shape"):
+    with pytest.raises(ValueError, match="alpha and sigma must be scalars"):
         predict_x0(jnp.asarray(x), jnp.asarray(output), kind="flow", sigma=jnp.ones(3))

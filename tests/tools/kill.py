@@ -49,9 +49,7 @@ class Job:
         for path in self.latents:
             np.save(path, rng.standard_normal((1, 96, 8, 4)).astype("f4"))
         self.picture = self.folder / "picture.png"
-        taesd_jax.io.images.write_image(
-            self.picture, rng.uniform(-1, 1, (320, 320, 3)).astype("f4")
-        )
+        taesd_jax.write_image(self.picture, rng.uniform(-1, 1, (320, 320, 3)).astype("f4"))
 
     def write(self, which):
         """Write the old (0) or the new (1) state of the target."""
