@@ -1,4 +1,4 @@
-"""Files larger than memory: exact, resumed after a kill, never half written."""
+"""Files larger than memory: exact, resumed after a kill, never partly written."""
 
 import json
 

@@ -21,12 +21,12 @@ def small():
     return AutoencoderTiny.from_pretrained("small")
 
 
-@pytest.mark.parametrize("half", ["encoder", "decoder"])
-def test_it_takes_a_third_of_the_work(small, half):
+@pytest.mark.parametrize("component", ["encoder", "decoder"])
+def test_it_takes_a_third_of_the_work(small, component):
     counts = []
     for config in (small.config, VARIANTS["taesd"]):
         params = jax.eval_shape(lambda c=config: init(jax.random.key(0), config=c))
-        run, shape = (encode, (512, 512, 3)) if half == "encoder" else (decode, (64, 64, 4))
+        run, shape = (encode, (512, 512, 3)) if component == "encoder" else (decode, (64, 64, 4))
         x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
         call = jax.jit(lambda p, x, run=run, c=config: run(p, x, config=c))
         counts.append(call.lower(params, x).compile().cost_analysis()["flops"])
@@ -62,9 +62,9 @@ def test_it_is_close_to_taesd(small, published, photos):
 def test_no_weight_is_a_published_one(small, published):
     theirs = load(published / "taesd").params
     # Kernels of one shape, whatever their place: a copy would have a correlation near 1.
-    for half in ("encoder", "decoder"):
+    for component in ("encoder", "decoder"):
         ours, others = (
-            [np.asarray(x, "f4").ravel() for x in jax.tree.leaves(tree[half]) if x.ndim == 4]
+            [np.asarray(x, "f4").ravel() for x in jax.tree.leaves(tree[component]) if x.ndim == 4]
             for tree in (small.params, theirs)
         )
         for a in ours:

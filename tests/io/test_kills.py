@@ -79,7 +79,7 @@ def test_a_folder_in_the_files_place(tmp_path):
     assert (tmp_path / "x.safetensors" / "inside").read_bytes() == b"old"
 
 
-def test_pictures_and_latents_on_a_full_disk(tmp_path, full_disk):
+def test_images_and_latents_on_a_full_disk(tmp_path, full_disk):
     noise = np.random.default_rng(0).uniform(-1, 1, (64, 64, 3)).astype("f4")
     for name in ("x.png", "x.jpg"):
         (tmp_path / name).write_bytes(b"old")

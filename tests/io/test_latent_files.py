@@ -36,8 +36,8 @@ def test_png_keeps_8_bits(tmp_path, config):
     latent = random_latent(config.latent_channels)
     path = tmp_path / "x.png"
     write_latent(path, latent, config=config, image_size=(20, 39))
-    with Image.open(path) as picture:
-        assert picture.size == (5, 3 * config.latent_channels // 4)
+    with Image.open(path) as file:
+        assert file.size == (5, 3 * config.latent_channels // 4)
     again, size = read_latent(path, config=config)
     assert size == (20, 39)
     assert again.shape == latent.shape
@@ -52,8 +52,8 @@ def test_png_of_four_channels_is_the_originals(tmp_path):
     latent = random_latent(4)
     pixels = np.round(np.clip(latent[0] / 6 + 0.5, 0, 1) * 255).astype(np.uint8)
     write_latent(tmp_path / "ours.png", latent, config=TAESD)
-    with Image.open(tmp_path / "ours.png") as picture:
-        np.testing.assert_array_equal(np.asarray(picture), pixels)
+    with Image.open(tmp_path / "ours.png") as file:
+        np.testing.assert_array_equal(np.asarray(file), pixels)
     Image.fromarray(pixels).save(tmp_path / "theirs.png")
     a, b = (read_latent(tmp_path / f"{n}.png", config=TAESD) for n in ("ours", "theirs"))
     np.testing.assert_array_equal(a.latent, b.latent)

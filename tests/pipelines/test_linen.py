@@ -114,7 +114,7 @@ def pipeline(name, parts, tiny):
 
 
 def expected(vae, tiny):
-    """Decode what the pipeline decoded, as its pictures: NHWC in [0, 1]."""
+    """Decode what the pipeline decoded, as its images: NHWC in [0, 1]."""
     latents = jnp.transpose(vae.seen, (0, 2, 3, 1))
     images = AutoencoderTiny(tiny[1], vae.architecture).decode(latents).sample
     return np.clip(np.asarray(images) / 2 + 0.5, 0, 1)

@@ -21,8 +21,8 @@ def test_frames_on_disk(tmp_path):
         save(step, pixels)
     names = sorted(path.name for path in (tmp_path / "frames").iterdir())
     assert names == ["step_00000.png", "step_00001.png", "step_00002.png"]
-    picture = np.asarray(Image.open(tmp_path / "frames" / names[2]))
-    np.testing.assert_array_equal(picture, np.full((8, 12, 3), 80))
+    frame = np.asarray(Image.open(tmp_path / "frames" / names[2]))
+    np.testing.assert_array_equal(frame, np.full((8, 12, 3), 80))
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp"])

@@ -23,7 +23,7 @@ def params():
 
 
 class Gallery(dict):
-    """Keep pictures by step."""
+    """Keep previews by step."""
 
     def __call__(self, step, pixels):
         self.setdefault(step, []).append(pixels)
