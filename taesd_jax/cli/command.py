@@ -22,46 +22,18 @@ from . import bench, checkpoints, compare, fit_heads, images, train
 _INTERRUPTED = 128 + signal.SIGINT
 _BROKEN_PIPE = 141
 
-# Each has a function that adds its arguments to a parser, one that runs it, and a description.
+# The functions that add a command's arguments and run it; its help is the latter's docstring.
 _COMMANDS = {
-    "encode": (images.add_encode_arguments, images.encode, "encode images into latent files"),
-    "decode": (images.add_decode_arguments, images.decode, "decode latent files into images"),
-    "roundtrip": (
-        images.add_roundtrip_arguments,
-        images.roundtrip,
-        "encode and decode images, and write original and result side by side",
-    ),
-    "info": (checkpoints.add_info_arguments, checkpoints.info, "show what a checkpoint holds"),
-    "convert": (
-        checkpoints.add_convert_arguments,
-        checkpoints.convert,
-        "convert a checkpoint to another layout",
-    ),
-    "verify": (
-        checkpoints.add_verify_arguments,
-        checkpoints.verify,
-        "compare with PyTorch layer by layer",
-    ),
-    "compare": (
-        compare.add_arguments,
-        compare.run,
-        "compare the images of models by PSNR, SSIM, GMSD and sharpness",
-    ),
-    "fit-heads": (
-        fit_heads.add_arguments,
-        fit_heads.run,
-        "fit heads for small images, see decode --scale",
-    ),
-    "train": (
-        train.add_arguments,
-        train.run,
-        "train a tiny encoder or decoder to imitate a larger model, or fine-tune one",
-    ),
-    "bench": (
-        bench.add_arguments,
-        bench.run,
-        "measure speed and memory next to PyTorch, ONNX Runtime and OpenVINO",
-    ),
+    "encode": (images.add_encode_arguments, images.encode),
+    "decode": (images.add_decode_arguments, images.decode),
+    "roundtrip": (images.add_roundtrip_arguments, images.roundtrip),
+    "info": (checkpoints.add_info_arguments, checkpoints.info),
+    "convert": (checkpoints.add_convert_arguments, checkpoints.convert),
+    "verify": (checkpoints.add_verify_arguments, checkpoints.verify),
+    "compare": (compare.add_arguments, compare.run),
+    "fit-heads": (fit_heads.add_arguments, fit_heads.run),
+    "train": (train.add_arguments, train.run),
+    "bench": (bench.add_arguments, bench.run),
 }
 
 
@@ -152,7 +124,8 @@ def _parser() -> argparse.ArgumentParser:
     text = "show the traceback of an error"
     parser.add_argument("--debug", action="store_true", help=text)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, (add_arguments, run, description) in _COMMANDS.items():
+    for name, (add_arguments, run) in _COMMANDS.items():
+        description = (run.__doc__ or "").partition("\n")[0]
         command = subparsers.add_parser(name, help=description, description=description)
         command.set_defaults(run=run)
         command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=text)

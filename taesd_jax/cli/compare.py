@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compare the images of models, from their own latents and from those of the first model."""
+    """Compare models by PSNR, SSIM, GMSD and sharpness of their images."""
     models = {name: load_vae(name) for name in args.models}
     for vae in models.values():
         vae.require("encoder")

@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train one component of a model."""
+    """Train a tiny encoder or decoder to match a larger model, or fine-tune one."""
     try:
         from ..training import train
     except ImportError as error:

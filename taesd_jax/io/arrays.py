@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import MediaFileError
-from .files import check_regular, resolve_target, write_files
+from .files import reading, resolve_target, write_files
 
 try:
     import fcntl
@@ -34,23 +34,16 @@ def open_array(path: str | os.PathLike[str]) -> np.ndarray:
         MediaFileError: There is no such file, or it cannot be mapped.
     """
     path = Path(path)
-    try:
-        check_regular(path)
+    with reading(path):
         if path.suffix.lower() in TIFF:
-            return _tifffile().memmap(path, mode="r")
+            return _import_tifffile().memmap(path, mode="r")
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise MediaFileError(f"no such file: {path}") from error
-    except MediaFileError:
-        raise
-    except Exception as error:  # numpy and tifffile raise errors of every kind on broken files
-        raise MediaFileError(f"{path}: cannot be mapped into memory: {error}") from error
 
 
 def is_plain_tiff(path: Path) -> bool:
     """Return whether a TIFF is one upright image of uncompressed 8-bit RGB, which can be mapped."""
     try:
-        with _tifffile().TiffFile(path) as file:
+        with _import_tifffile().TiffFile(path) as file:
             page = file.pages.first
             upright = page.tags.get("Orientation")
             return (
@@ -175,7 +168,9 @@ class ResumableArrayWriter:
         self._state.unlink(missing_ok=True)
         if self.path.suffix.lower() in TIFF:
             options = {"photometric": "rgb", "bigtiff": True, "metadata": None}
-            array = _tifffile().memmap(self._partial, shape=self.shape, dtype=self.dtype, **options)
+            array = _import_tifffile().memmap(
+                self._partial, shape=self.shape, dtype=self.dtype, **options
+            )
         else:
             array = np.lib.format.open_memmap(
                 self._partial, mode="w+", dtype=self.dtype, shape=self.shape
@@ -196,9 +191,7 @@ def _open_locked(path: Path, target: Path) -> BinaryIO:
     while True:
         # Never through a link: another user may have put it there.
         if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise MediaFileError(
-                f"{path} is in the way: expected a file of an earlier run, or none"
-            )
+            raise MediaFileError(f"{path} is in the way: expected a partial file or none")
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
         file = os.fdopen(os.open(path, flags, 0o666), "r+b")
         if fcntl:
@@ -213,7 +206,7 @@ def _open_locked(path: Path, target: Path) -> BinaryIO:
         file.close()
 
 
-def _tifffile() -> Any:
+def _import_tifffile() -> Any:
     try:
         import tifffile
     except ModuleNotFoundError as error:

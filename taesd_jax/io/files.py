@@ -83,6 +83,20 @@ def check_regular(path: Path) -> None:
 
 
 @contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn every error of reading a file into a MediaFileError that names it."""
+    try:
+        check_regular(path)
+        yield
+    except MediaFileError:
+        raise
+    except FileNotFoundError as error:
+        raise MediaFileError(f"no such file: {path}") from error
+    except Exception as error:  # Pillow, NumPy and tifffile raise every kind on broken files
+        raise MediaFileError(f"{path}: cannot be read: {error}") from error
+
+
+@contextmanager
 def locked(folder: Path, *, blocking: bool = True) -> Iterator[None]:
     """Lock a folder against other processes and threads, where the system can.
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import MediaFileError
-from .files import check_regular, write_files
+from .files import reading, write_files
 
 # Formats that keep the size of every image and, except for losses and GIF's palette, its colours.
 _WRITABLE = (
@@ -53,17 +53,10 @@ def read_pixels(path: str | os.PathLike[str]) -> np.ndarray:
     from PIL import Image, ImageOps
 
     path = Path(path)
-    try:
-        check_regular(path)
+    with reading(path):
         Image.init()
         with Image.open(path, formats=[name for name in _READABLE if name in Image.OPEN]) as file:
             return _to_rgb(ImageOps.exif_transpose(file), file.format, path)
-    except FileNotFoundError as error:
-        raise MediaFileError(f"no such image: {path}") from error
-    except MediaFileError:
-        raise
-    except Exception as error:  # Pillow's decoders raise errors of every kind on broken files
-        raise MediaFileError(f"{path}: broken or incomplete image: {error}") from error
 
 
 def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:

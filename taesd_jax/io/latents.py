@@ -16,7 +16,7 @@ import numpy as np
 
 from ..config import AutoencoderTinyConfig
 from ..errors import MediaFileError
-from .files import check_regular, write_files
+from .files import reading, write_files
 
 SUFFIXES = (".npy", ".npz", ".safetensors", ".png")
 DTYPES = ("float32", "float16", "bfloat16", "float64")
@@ -94,20 +94,13 @@ def read_latent(path: str | os.PathLike[str], *, config: AutoencoderTinyConfig) 
     """
     path = Path(path)
     readers = {".npy": _read_npy, ".npz": _read_npz, ".safetensors": _read_safetensors}
-    try:
-        check_regular(path)
+    with reading(path):
         if path.suffix.lower() == ".png":
             stored = _read_png(path, config)
         elif reader := readers.get(path.suffix.lower()):
             stored = reader(path)
         else:
             raise MediaFileError(f"{path}: a latent's suffix must be one of {', '.join(SUFFIXES)}")
-    except FileNotFoundError as error:
-        raise MediaFileError(f"no such latent: {path}") from error
-    except MediaFileError:
-        raise
-    except Exception as error:  # numpy, zipfile, Pillow and json raise errors of every kind
-        raise MediaFileError(f"{path}: broken or incomplete {path.suffix} file: {error}") from error
     latent = stored.latent
     if not isinstance(latent, np.ndarray):
         raise MediaFileError(f"{path}: expected one array, got {type(latent).__name__}")

@@ -126,11 +126,8 @@ class PreviewStream:
             pixels = self._pixels(params, latents)
             jax.debug.callback(self._receive, step, pixels, ordered=False)
 
-        def skip(*_: Any) -> None:
-            return None
-
         step = jnp.asarray(step)
-        lax.cond(step % self.every == 0, show, skip, params, step, latents)
+        lax.cond(step % self.every == 0, show, lambda *_: None, params, step, latents)
 
     def close(self) -> None:
         """Wait until the queued previews are shown; warn if the consumer raised."""
