@@ -29,6 +29,7 @@ from .outputs import AutoencoderTinyOutput, DecoderOutput
 from .strategies.iterators import iter_decode, iter_encode
 from .strategies.planner import Execution
 from .strategies.run import decode, encode
+from .strategies.sharding import replicate, shard_images
 from .strategies.strategy import Full, Strategy, Strips, Tiles
 from .version import __version__
 from .weights import Checkpoint, add_heads, load, save, save_heads
@@ -62,8 +63,10 @@ __all__ = [
     "pack_latents",
     "patchify_latents",
     "read_image",
+    "replicate",
     "save",
     "save_heads",
+    "shard_images",
     "to_vae_latents",
     "unpack_latents",
     "unpatchify_latents",

@@ -110,7 +110,7 @@ def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Compare with PyTorch layer by layer; the exit status is 1 if an error is too large."""
+    """Compare with PyTorch layer by layer; exit status 1 if an error is too large."""
     params, config, _ = load_checkpoint(args.model)
     report = convert_package().parity_report(params, config, image=args.image, seed=args.seed)
     if args.json:

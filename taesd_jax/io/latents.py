@@ -144,16 +144,11 @@ def _read_npz(path: Path) -> StoredLatent:
 
 
 def _read_safetensors(path: Path) -> StoredLatent:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(path, framework="numpy") as file:
-            size = json.loads((file.metadata() or {}).get("image_size", "null"))
-            return StoredLatent(
-                file.get_tensor(_select_name(list(file.keys()), path)), _check_size(size)
-            )
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
+    with safe_open(path, framework="numpy") as file:
+        size = _check_size(json.loads((file.metadata() or {}).get("image_size", "null")))
+        return StoredLatent(file.get_tensor(_select_name(list(file.keys()), path)), size)
 
 
 def _select_name(names: list[str], path: Path) -> str:
