@@ -48,8 +48,8 @@ def test_flux1_tokens():
     tokens = pack_latents(z)
     assert tokens.shape == (2, 6, 64)
     # The pipeline's own way, NCHW: (b, c, h/2, 2, w/2, 2) -> (b, h/2, w/2, c, 2, 2).
-    want = z.transpose(0, 3, 1, 2).reshape(2, 16, 3, 2, 2, 2).transpose(0, 2, 4, 1, 3, 5)
-    np.testing.assert_array_equal(tokens, want.reshape(2, 6, 64))
+    expected = z.transpose(0, 3, 1, 2).reshape(2, 16, 3, 2, 2, 2).transpose(0, 2, 4, 1, 3, 5)
+    np.testing.assert_array_equal(tokens, expected.reshape(2, 6, 64))
     np.testing.assert_array_equal(unpack_latents(tokens, size=(6, 4)), z)
 
 
@@ -57,9 +57,9 @@ def test_flux2_patches():
     patches = latent(VARIANTS["taef2"].replace(latent_channels=128), (3, 2))
     # The pipeline's own way, NCHW: (b, c, 2, 2, h, w) -> (b, c, h, 2, w, 2).
     nchw = patches.transpose(0, 3, 1, 2).reshape(1, 32, 2, 2, 3, 2).transpose(0, 1, 4, 2, 5, 3)
-    want = nchw.reshape(1, 32, 6, 4).transpose(0, 2, 3, 1)
-    np.testing.assert_array_equal(unpatchify_latents(patches), want)
-    np.testing.assert_array_equal(patchify_latents(want), patches)
+    expected = nchw.reshape(1, 32, 6, 4).transpose(0, 2, 3, 1)
+    np.testing.assert_array_equal(unpatchify_latents(patches), expected)
+    np.testing.assert_array_equal(patchify_latents(expected), patches)
 
 
 def test_impossible_shapes_are_refused():

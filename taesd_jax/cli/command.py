@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from ..errors import one_line
 from ..version import __version__
 from . import bench, checkpoints, compare, fit_heads, images, train
+from .options import describe_error
 
 # Exit statuses of a shell for SIGINT and SIGPIPE.
 _INTERRUPTED = 128 + signal.SIGINT
@@ -75,9 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if args.debug:
             raise
-        expected = isinstance(error, (ValueError, TypeError, OSError))
-        kind = "" if expected else f"{type(error).__name__}: "
-        print(f"taesd-jax: error: {kind}{one_line(error)}", file=sys.stderr)
+        print(f"taesd-jax: error: {one_line(describe_error(error))}", file=sys.stderr)
         return 1
 
 

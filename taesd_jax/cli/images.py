@@ -19,7 +19,7 @@ from ..io.latents import check_finite, clipped_share, read_latent, write_latent
 from ..model.validation import check_latent
 from ..weights.sources import BUNDLED
 from .large import decode_large, encode_large
-from .options import MODEL_HELP, expand, for_each, load_model, on_device, output_paths
+from .options import MODEL_HELP, expand, for_each, model_on_device, output_paths
 
 # Endings of this command's own results, which patterns of inputs do not match.
 _RESULTS = (".latent.png", ".decoded.png", ".roundtrip.png")
@@ -45,9 +45,7 @@ def encode(args: argparse.Namespace) -> int:
             raise MediaFileError(
                 f"{result} does not end in .{args.format}; leave out --format or -o"
             )
-    with on_device(args.device):
-        vae = load_model(args)
-        vae.require("encoder")
+    with model_on_device(args, "encoder") as vae:
 
         def work(source: Path, result: Path) -> str:
             if _is_large(source, result):
@@ -93,9 +91,7 @@ def decode(args: argparse.Namespace) -> int:
     for result in results:
         if scale != 1 and result.suffix.lower() == ".npy":
             raise MediaFileError(f"{result}: --scale needs an image format, such as .png or .tif")
-    with on_device(args.device):
-        vae = load_model(args)
-        vae.require("decoder")
+    with model_on_device(args, "decoder") as vae:
 
         def work(source: Path, result: Path) -> str:
             latent, size = read_latent(source, config=vae.config)
@@ -135,10 +131,7 @@ def roundtrip(args: argparse.Namespace) -> int:
     inputs = expand(args.images, skip=_RESULTS) or [BUNDLED / "sample.jpg"]
     output = args.output if args.output or args.images else "."
     results = output_paths(inputs, output, ".roundtrip.png")
-    with on_device(args.device):
-        vae = load_model(args)
-        vae.require("encoder")
-        vae.require("decoder")
+    with model_on_device(args, "encoder", "decoder") as vae:
 
         def work(source: Path, result: Path) -> str:
             image = read_image(source)

@@ -24,6 +24,7 @@ from ..config import VARIANTS
 from ..errors import CheckpointError, MediaFileError, one_line
 from ..io.files import check_regular
 from ..io.images import read_image
+from ..model.layers import Component
 from ..weights.sources import PICKLES, pickles
 
 MODEL_HELP = (
@@ -71,11 +72,6 @@ def load_checkpoint(source: str) -> weights.Checkpoint:
     return convert_package().load_pth(source) if is_torch else weights.load(source)
 
 
-def load_model(args: argparse.Namespace) -> AutoencoderTiny:
-    """Load `args.model` to compute in `args.dtype`."""
-    return load_vae(args.model, heads=getattr(args, "heads", None), dtype=args.dtype)
-
-
 def load_vae(source: str, *, heads: str | None = None, **options: Any) -> AutoencoderTiny:
     """Load a model to run; `options` are those of `AutoencoderTiny`."""
     params, config, _ = load_checkpoint(source)
@@ -84,18 +80,22 @@ def load_vae(source: str, *, heads: str | None = None, **options: Any) -> Autoen
 
 
 @contextlib.contextmanager
-def on_device(name: str | None) -> Iterator[None]:
-    """Run on the first device of a platform: cpu, gpu or tpu."""
-    if name is None:
-        yield
-        return
+def model_on_device(args: argparse.Namespace, *components: Component) -> Iterator[AutoencoderTiny]:
+    """Load `args.model` with the components needed, and run on the device `args.device`.
+
+    Raises:
+        ValueError: There is no such device, or a component is not in the checkpoint.
+    """
     try:
-        device = jax.devices(name)[0]
+        device = jax.devices(args.device)[0] if args.device else None
     except RuntimeError as error:
         available = ", ".join(sorted({d.platform for d in jax.devices()}))
-        raise ValueError(f"no device {name!r}; available: {available}") from error
+        raise ValueError(f"no device {args.device!r}; available: {available}") from error
     with jax.default_device(device):
-        yield
+        vae = load_vae(args.model, heads=getattr(args, "heads", None), dtype=args.dtype)
+        for component in components:
+            vae.require(component)
+        yield vae
 
 
 def expand(patterns: list[str], *, skip: tuple[str, ...] = ()) -> list[Path]:
@@ -182,6 +182,12 @@ def output_paths(inputs: list[Path], output: str | None, suffix: str) -> list[Pa
     return results
 
 
+def describe_error(error: Exception) -> str:
+    """Return an error's message, with its type if users cannot have caused it."""
+    expected = isinstance(error, (ValueError, TypeError, OSError))
+    return str(error) if expected else f"{type(error).__name__}: {error}"
+
+
 def for_each(
     inputs: list[Path], results: list[Path], work: Callable[[Path, Path], str], *, debug: bool
 ) -> int:
@@ -203,8 +209,7 @@ def for_each(
             if debug:
                 raise
             failed += 1
-            expected = isinstance(error, (ValueError, TypeError, OSError))
-            message = str(error) if expected else f"{type(error).__name__}: {error}"
+            message = describe_error(error)
             if f"{source}:" not in message and f"'{source}'" not in message:
                 message = f"{source}: {message}"
             print(f"taesd-jax: error: {count}{one_line(message)}", file=sys.stderr)

@@ -72,8 +72,8 @@ def test_roundtrip_writes_both_side_by_side(capsys, photo):
     both, image = read_image("both.png"), read_image(photo)
     assert both.shape == (21, 74, 3)
     np.testing.assert_array_equal(both[:, :37], image)
-    stated = float(re.search(r"37x21.*PSNR (-?[\d.]+) dB", out)[1])
-    assert stated == pytest.approx(psnr(image, both[:, 37:]), abs=0.005)
+    reported = float(re.search(r"37x21.*PSNR (-?[\d.]+) dB", out)[1])
+    assert reported == pytest.approx(psnr(image, both[:, 37:]), abs=0.005)
 
 
 def test_several_images_and_globs(capsys, photo):

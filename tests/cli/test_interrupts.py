@@ -81,7 +81,7 @@ def test_an_interrupted_decode_goes_on(work, capsys):
     # Long enough to be met in its midst, and decoded to its end twice.
     np.save("large.npy", np.random.default_rng(0).standard_normal((1, 1024, 64, 4)).astype("f4"))
     process = start_in_terminal(LONG["decode"])
-    # It writes beside the target, and says there how far it is.
+    # It records its progress in a file beside the target.
     while not list(work.glob(".out.partial*.json")):
         assert process.poll() is None
         time.sleep(0.02)

@@ -42,7 +42,7 @@ def test_decode_into_a_mapped_file(model, tmp_path, suffix):
     command = ["decode", str(tmp_path / "z.npy"), "-o", str(target), "--model", str(path)]
     assert cli.main(command) == 0
     expected = to_uint8(np.asarray(taesd_jax.decode(params, z, config=config)[0]))
-    # Rounding before 8 bits may turn a value that lies between two.
+    # Rounding before 8 bits may turn a value that lies half way between two levels.
     difference = np.abs(open_array(target).astype(int) - expected.astype(int))
     assert difference.max() <= 1
     assert np.mean(difference > 0) < 1e-3
@@ -102,8 +102,8 @@ def test_the_same_job_goes_on(tmp_path, suffix):
 def test_what_does_not_fit_starts_anew(tmp_path, suffix, damage):
     target, job = tmp_path / f"x{suffix}", "a"
     begun(target, 2)
-    beside = tmp_path / f".x.partial{suffix}"
-    note = beside.with_name(f"{beside.name}.json")
+    partial = tmp_path / f".x.partial{suffix}"
+    note = partial.with_name(f"{partial.name}.json")
     shape = (5, 4, 3)
     match damage:
         case "job":
@@ -113,9 +113,9 @@ def test_what_does_not_fit_starts_anew(tmp_path, suffix, damage):
         case "rows":
             note.write_text(json.dumps(json.loads(note.read_text()) | {"rows": 6}))
         case "empty":
-            beside.write_bytes(b"")
+            partial.write_bytes(b"")
         case "garbage":
-            beside.write_bytes(b"\x00" * 500)
+            partial.write_bytes(b"\x00" * 500)
         case "shape":
             shape = (5, 3, 4)
     array = ResumableArrayWriter(target, shape, "uint8", job=job)
@@ -177,9 +177,9 @@ def test_a_killed_command_goes_on_only_with_the_same_model_and_latent(
     interrupted()
     assert decode(source, "-o", target, "--model", path) == 0
     assert "resumed at row" in capsys.readouterr().out
-    whole = np.load(target)
+    result = np.load(target)
     assert decode(source, "-o", target, "--model", path) == 0
-    np.testing.assert_array_equal(np.load(target), whole)
+    np.testing.assert_array_equal(np.load(target), result)
     assert "resumed" not in capsys.readouterr().out
     for change in (
         lambda: ["--model", str(other)],
@@ -225,8 +225,8 @@ def test_only_plain_tiff_is_mapped(model, tmp_path):
         assert is_plain_tiff(source) == (name == "plain")
         assert cli.main(["encode", str(source), "-o", str(target), "--model", str(path)]) == 0
         upright = np.rot90(pixels, -1) if name == "turned" else pixels
-        want = taesd_jax.encode(params, from_uint8(upright)[None], config=config)
-        np.testing.assert_allclose(np.load(target), want, atol=2e-5, rtol=0)
+        expected = taesd_jax.encode(params, from_uint8(upright)[None], config=config)
+        np.testing.assert_allclose(np.load(target), expected, atol=2e-5, rtol=0)
 
 
 def test_what_cannot_be_mapped_is_refused(tmp_path, model, capsys):

@@ -1,4 +1,4 @@
-"""Kills, full disks, folders that cannot be written: the old file or the new one, whole."""
+"""After kills, full disks and unwritable folders the file is the old one or the new one."""
 
 import os
 import resource

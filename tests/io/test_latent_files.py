@@ -110,9 +110,9 @@ def test_broken_files(tmp_path, suffix):
     path = tmp_path / f"x{suffix}"
     refuse(path, rf"x\{suffix}")
     write_latent(path, random_latent(4), config=TAESD)
-    whole = path.read_bytes()
-    for keep in (0, 9, len(whole) // 2):
-        path.write_bytes(whole[:keep])
+    complete = path.read_bytes()
+    for keep in (0, 9, len(complete) // 2):
+        path.write_bytes(complete[:keep])
         refuse(path, rf"x\{suffix}")
 
 

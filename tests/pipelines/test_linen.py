@@ -247,11 +247,13 @@ def test_encode(tiny):
     x = image(SHORT, (24, 16), n=2)
     variables = {"params": params}
     result = vae.apply(variables, x.transpose(0, 3, 1, 2), method=vae.encode).latent_dist
-    want = AutoencoderTiny(params, vae.architecture).encode(x).latents
-    np.testing.assert_array_equal(result.sample(jax.random.key(0)), want)
-    np.testing.assert_array_equal(result.mode(), want)
+    expected = AutoencoderTiny(params, vae.architecture).encode(x).latents
+    np.testing.assert_array_equal(result.sample(jax.random.key(0)), expected)
+    np.testing.assert_array_equal(result.mode(), expected)
     compiled = jax.jit(lambda p, x: vae.apply({"params": p}, x, method=vae.encode))
-    np.testing.assert_allclose(compiled(params, x.transpose(0, 3, 1, 2))[0].mean, want, atol=FUSION)
+    np.testing.assert_allclose(
+        compiled(params, x.transpose(0, 3, 1, 2))[0].mean, expected, atol=FUSION
+    )
 
 
 def test_dtypes(tiny):

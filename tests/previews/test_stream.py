@@ -60,11 +60,11 @@ def test_every_loop_shows_its_steps_and_keeps_its_bits(params, loop):
     for i in range(STEPS):
         shown = denoise(shown, i)
         if i in gallery:
-            want = to_uint8(np.asarray(taesd_jax.decode(params, shown[:2], config=SHORT)))
+            expected = to_uint8(np.asarray(taesd_jax.decode(params, shown[:2], config=SHORT)))
             (pixels,) = gallery[i]
             assert pixels.shape == (2, 32, 24, 3)
             # Another jit, another rounding: a level at most.
-            assert np.abs(pixels.astype(int) - want).max() <= 1
+            assert np.abs(pixels.astype(int) - expected).max() <= 1
 
 
 def test_chunks_of_steps_on_the_host(params):
@@ -77,8 +77,8 @@ def test_chunks_of_steps_on_the_host(params):
             stream.tap(params, start + 5, y)
             stream.tap(params, start + 4, y)  # not one to show
     assert sorted(gallery) == [5, 10]
-    want = to_uint8(np.asarray(taesd_jax.decode(params, y, config=SHORT)))
-    np.testing.assert_array_equal(gallery[10][0], want)
+    expected = to_uint8(np.asarray(taesd_jax.decode(params, y, config=SHORT)))
+    np.testing.assert_array_equal(gallery[10][0], expected)
 
 
 def test_vmap_shows_every_example(params):
@@ -217,9 +217,9 @@ def test_reduced_previews(params):
     with PreviewStream(gallery, config=SHORT, scale=1 / 4) as stream:
         jax.jit(lambda p, z: stream.tap(p, 0, z))(params, z)
         stream.tap(params, 1, z)
-    want = taesd_jax.decode(params, z[:1], config=SHORT, scale=1 / 4)
+    expected = taesd_jax.decode(params, z[:1], config=SHORT, scale=1 / 4)
     for step in (0, 1):
-        difference = gallery[step][0].astype(int) - to_uint8(np.asarray(want)).astype(int)
+        difference = gallery[step][0].astype(int) - to_uint8(np.asarray(expected)).astype(int)
         # Values at the middle between two levels may be rounded to either.
         assert np.abs(difference).max() <= 1
     with pytest.raises(ValueError, match="scale must be 1 or one of"):

@@ -14,7 +14,7 @@ CARD = (ROOT / "taesd_jax" / "bundled" / "small.md").read_text()
 
 def parser():
     made = argparse.ArgumentParser()
-    add_arguments(made, "a model")
+    add_arguments(made)
     return made
 
 
