@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = f"weighted sum to minimise (default: mse). Each with its default weight: {listed}"
     add("--losses", nargs="+", metavar="NAME[=WEIGHT]", default=["mse"], help=text)
     add("--optimizer", choices=tuple(OPTIMIZERS), default="muon", help=default)
-    add("--dtype", choices=DTYPES, default="float32", help=f"of the computation {default}")
+    add("--dtype", choices=DTYPES, default="float32", help=f"dtype of the computation {default}")
     add("--remat", action="store_true", help="recompute blocks in the backward pass: less memory")
     for field in dataclasses.fields(Recipe):
         if numbers := field.metadata:

@@ -13,20 +13,8 @@ from ..errors import MediaFileError
 from .files import reading, write_files
 
 # Formats that keep the size of every image and, except for losses and GIF's palette, its colours.
-_WRITABLE = (
-    "AVIF",
-    "BMP",
-    "GIF",
-    "JPEG",
-    "JPEG2000",
-    "PCX",
-    "PNG",
-    "PPM",
-    "SGI",
-    "TGA",
-    "TIFF",
-    "WEBP",
-)
+_WRITABLE = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "SGI", "TGA", "TIFF",
+             "WEBP")  # fmt: skip
 # Formats that Pillow decodes itself; for EPS it would start another program. HEIF needs a plug-in.
 _READABLE = (*_WRITABLE, "DDS", "HEIF", "ICO", "MPO", "PSD", "QOI")
 
