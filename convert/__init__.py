@@ -5,6 +5,12 @@ Needs PyTorch: pip install 'taesd-jax[torch]'. pip installs this folder as `taes
 it import each other relatively and the library by name.
 """
 
+try:
+    import torch as _  # noqa: F401
+except ModuleNotFoundError as error:
+    message = "taesd_jax.convert needs PyTorch: pip install 'taesd-jax[torch]'"
+    raise ModuleNotFoundError(message, name=error.name) from error
+
 from .parity import ParityReport, parity_report
 from .pickles import load_pth, save_pth
 from .state_dicts import from_torch, to_torch

@@ -1,26 +1,37 @@
 """Tiny autoencoders (the TAESD family) for JAX.
 
-Arrays are NHWC: images floating point in [-1, 1], latents in the model space that the diffusion
-model itself sees. `taesd_jax.convert`, the PyTorch side, is imported on first use and needs
-`pip install 'taesd-jax[torch]'`.
+Arrays are NHWC: images floating point in [-1, 1], latents in model space, as the diffusion model
+uses them. The public names are in `__all__` here and in the packages `convert`, `io`, `pipelines`,
+`previews` and `training`; the module `metrics` is public too.
 """
 
+from __future__ import annotations
+
 import importlib
-import importlib.metadata
-from typing import Any
+from types import ModuleType
 
 from . import exporting as exporting
 from .autoencoder import AutoencoderTiny
 from .config import VARIANTS, AutoencoderTinyConfig
-from .errors import CheckpointError, CheckpointNotFoundError, PictureError
-from .latents import from_raw, pack, patchify, to_raw, unpack, unpatchify
+from .errors import CheckpointError, CheckpointNotFoundError, MediaFileError
+from .io import read_image, write_image
+from .latents import (
+    from_vae_latents,
+    pack_latents,
+    patchify_latents,
+    to_vae_latents,
+    unpack_latents,
+    unpatchify_latents,
+)
 from .model.fitting import Fit, fit_thumbnails
 from .model.functional import init
 from .outputs import AutoencoderTinyOutput, DecoderOutput
 from .strategies.iterators import iter_decode, iter_encode
 from .strategies.planner import Execution
 from .strategies.run import decode, encode
+from .strategies.sharding import replicate, shard_images
 from .strategies.strategy import Full, Strategy, Strips, Tiles
+from .version import __version__
 from .weights import Checkpoint, add_thumbnails, load, save, save_thumbnails
 
 __all__ = [
@@ -35,46 +46,42 @@ __all__ = [
     "Execution",
     "Fit",
     "Full",
-    "PictureError",
+    "MediaFileError",
     "Strategy",
     "Strips",
     "Tiles",
+    "__version__",
     "add_thumbnails",
     "decode",
     "encode",
     "fit_thumbnails",
-    "from_raw",
+    "from_vae_latents",
     "init",
     "iter_decode",
     "iter_encode",
     "load",
-    "pack",
-    "patchify",
+    "pack_latents",
+    "patchify_latents",
+    "read_image",
+    "replicate",
     "save",
     "save_thumbnails",
-    "to_raw",
-    "unpack",
-    "unpatchify",
+    "shard_images",
+    "to_vae_latents",
+    "unpack_latents",
+    "unpatchify_latents",
+    "write_image",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import `convert`, or look up `__version__`, on first use."""
-    if name == "__version__":
-        try:
-            return importlib.metadata.version("taesd-jax")
-        except importlib.metadata.PackageNotFoundError:
-            return "0+not.installed"
-    if name != "convert":
+def __getattr__(name: str) -> ModuleType:
+    """Import a public package on first use: some need extras."""
+    if name not in ("convert", "metrics", "pipelines", "previews", "training"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    advice = {
-        "torch": "taesd_jax.convert needs PyTorch: pip install 'taesd-jax[torch]'",
-        "taesd_jax.convert": "taesd_jax.convert is the folder convert/ of the checkout, which pip "
-        "makes a part of taesd_jax: run pip install -e . in the checkout",
-    }
     try:
-        return importlib.import_module("taesd_jax.convert")
+        return importlib.import_module(f"{__name__}.{name}")
     except ModuleNotFoundError as error:
-        if error.name not in advice:
+        if error.name != f"{__name__}.convert":
             raise
-        raise ModuleNotFoundError(advice[error.name], name=error.name) from error
+        advice = "is the folder convert/ of the checkout: run pip install -e . in the checkout"
+        raise ModuleNotFoundError(f"{error.name} {advice}", name=error.name) from error

@@ -1,4 +1,4 @@
-"""The exceptions of this package; a wrong array raises ValueError or TypeError."""
+"""The exceptions of this package; a wrong argument raises ValueError or TypeError."""
 
 
 class CheckpointError(ValueError):
@@ -12,16 +12,16 @@ class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
     __str__ = ValueError.__str__
 
 
-class PictureError(ValueError):
-    """A picture or latent file that cannot be read or written without changing what it shows."""
+class MediaFileError(ValueError):
+    """An image or latent file that cannot be read, or that cannot hold what is to be written."""
 
 
 class TrainingError(ValueError):
-    """A training that cannot be started, resumed or gone on with."""
+    """A training that cannot be started, resumed or continued."""
 
 
 def one_line(message: object) -> str:
-    r"""Return a message for a terminal: one line, and no character that would steer it.
+    r"""Return a message as one line for a terminal, with control characters escaped.
 
     >>> one_line("the tensors fit no model:\n  decoder a: missing\n  decoder b: missing")
     'the tensors fit no model: decoder a: missing; decoder b: missing'
@@ -30,7 +30,7 @@ def one_line(message: object) -> str:
     """
     first, *more = (line.strip() for line in str(message).strip().split("\n"))
     line = " ".join([first, "; ".join(more)]).strip()
-    # Surrogates stand for the bytes of a file's name that are no text.
+    # Surrogates stand for bytes of a file name that are not valid text.
     return "".join(
         c if c.isprintable() or "\udc80" <= c <= "\udcff" else repr(c)[1:-1] for c in line
     )

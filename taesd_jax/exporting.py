@@ -1,4 +1,4 @@
-"""Makes `jax.export` able to serialise functions that take an `AutoencoderTiny`."""
+"""Registers `AutoencoderTiny` with `jax.export`, so that functions of one can be exported."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class DecoderOutput(NamedTuple):
     """The result of `AutoencoderTiny.decode`.
 
     Attributes:
-        sample: Images (n, 8h, 8w, 3) of about [-1, 1].
+        sample: Images (n, 8h, 8w, 3), about [-1, 1] and not clipped.
     """
 
     sample: jax.Array

@@ -77,7 +77,7 @@ def photos():
     from skimage import data
     from sklearn.datasets import load_sample_images
 
-    from taesd_jax.io.images import from_uint8
+    from taesd_jax.io import from_uint8
 
     china, flower = load_sample_images().images
     return {
@@ -92,7 +92,7 @@ def photos():
 @pytest.fixture(scope="session")
 def photographs(photos, tmp_path_factory):
     """Return a folder of three of the photographs as PNG files."""
-    from taesd_jax.io.images import write_image
+    from taesd_jax.io import write_image
 
     folder = tmp_path_factory.mktemp("photographs")
     for name in ("astronaut", "coffee", "cat"):

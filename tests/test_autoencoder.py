@@ -160,7 +160,8 @@ def test_one_component_is_enough(vae):
         decoder.encode(image(SMALL, (8, 8)))
     with pytest.raises(ValueError, match="the encoder is not loaded"):
         decoder(image(SMALL, (8, 8)))
-    assert repr(decoder) == "AutoencoderTiny(4 latent channels, decoder, dtype=None)"
+    assert "decoder" in repr(decoder)
+    assert " encoder" not in repr(decoder)
 
 
 def test_it_is_a_pytree(vae):
@@ -205,12 +206,18 @@ def test_gradient_checkpointing_can_be_switched(vae):
     assert "optimization_barrier" not in text()
 
 
-def test_call_overhead_is_that_of_jit(vae):
-    # No host work that grows with the model: one dispatch, whatever the number of layers.
+def test_a_call_is_one_program_compiled_once(vae, caplog):
     z = jnp.asarray(latent(SMALL, (1, 1)))
+    equations = jax.make_jaxpr(lambda z: vae.decode(z).sample)(z).eqns
+    # The same strategy on all platforms: nothing is chosen when this is lowered.
+    assert [equation.primitive.name for equation in equations] == ["jit"]
     vae.decode(z)
     with jax.log_compiles(True), jax.transfer_guard("disallow"):
         vae.decode(z)
+    assert not caplog.records
+    with jax.log_compiles(True):
+        vae.decode(jnp.concatenate([z, z]))
+    assert any("Compiling" in record.message for record in caplog.records)
 
 
 def test_init_and_save_pretrained(tmp_path):

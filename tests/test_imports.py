@@ -5,6 +5,7 @@ import doctest
 import importlib
 import inspect
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ MODULES = sorted(
 # Lower layers never import higher ones; files of one row do not import each other. A folder is one
 # entry, and its files are ordered in its own row below.
 ORDER = [
-    {"errors", "variants", "config_checks", "outputs"},
+    {"errors", "variants", "config_checks", "outputs", "version"},
     {"config"},
     {"io", "kernels", "metrics"},
     {"model"},
@@ -51,6 +52,11 @@ INSIDE = {
         {"planner"},
     ],
 }
+README = ROOT / "README.md"
+PACKAGES = [
+    "taesd_jax",
+    *(f"taesd_jax.{name}" for name in ("io", "pipelines", "previews", "training")),
+]
 NO_TORCH = ("torch", "optax", "PIL", "huggingface_hub", "safetensors", "convert")
 
 
@@ -222,12 +228,18 @@ def test_there_are_examples():
     assert count >= 15
 
 
-def test_every_public_name_has_a_docstring():
-    # In its source: dataclasses and named tuples write one of their own where there is none.
-    import taesd_jax
+def public_names(package):
+    """Return what a package exports, by name."""
+    module = importlib.import_module(package)
+    return {name: getattr(module, name) for name in module.__all__}
 
-    for name in set(taesd_jax.__all__) - {"VARIANTS", "Strategy"}:  # a table and a union
-        thing = getattr(taesd_jax, name)
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name_has_a_docstring(package):
+    # In its source: dataclasses and named tuples write one of their own where there is none.
+    for name, thing in public_names(package).items():
+        if not (inspect.isclass(thing) or inspect.isroutine(thing)):
+            continue
         (node,) = ast.parse(inspect.getsource(inspect.unwrap(thing))).body
         members = node.body if isinstance(node, ast.ClassDef) else []
         # Of overloads only the last, the function itself, stays.
@@ -235,3 +247,20 @@ def test_every_public_name_has_a_docstring():
         public = [m for m in members.values() if not m.name.startswith("_")]
         for each in (node, *public):
             assert ast.get_docstring(each), (name, each.name)
+
+
+def test_the_readme_imports_public_names():
+    statements = re.findall(r"^from (taesd_jax[\w.]*) import (.+)$", README.read_text(), re.M)
+    assert len(statements) > 8
+    for package, names in statements:
+        assert set(names.split(", ")) <= public_names(package).keys(), package
+
+
+def test_public_packages_are_attributes():
+    import taesd_jax
+
+    for package in PACKAGES[1:]:
+        name = package.removeprefix("taesd_jax.")
+        assert getattr(taesd_jax, name) is importlib.import_module(package)
+    with pytest.raises(AttributeError, match="taesd_jax.*no attribute 'nothing'"):
+        taesd_jax.nothing  # noqa: B018

@@ -1,4 +1,4 @@
-"""`taesd-jax bench`."""
+"""The command `taesd-jax bench`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,32 @@ from ..errors import CheckpointError
 from ..io.files import write_files
 from .counts import Limits, count_full, describe_machine, measure_limits
 from .measurement import Measured, call_overhead, measure, set_threads
-from .options import convert_package
+from .options import convert_package, positive_integer
 from .runners import OURS, Case, default_names, strategies_of
 
 PEERS = ("eager", "channels_last", "cuda_graph", "compile", "onnxruntime", "openvino")
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `taesd-jax bench`."""
+    add, components, default = parser.add_argument, ["decoder", "encoder"], "default: %(default)s"
+    add("--variants", nargs="+", choices=tuple(VARIANTS), default=["taesd"], help=default)
+    add("--components", nargs="+", choices=components, default=components, help=default)
+    add("--sizes", nargs="+", type=positive_integer, default=[512], help="sides of the images")
+    add("--batch", nargs="+", type=positive_integer, default=[1], help="images at a time")
+    add("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
+    add("--rounds", type=positive_integer, default=5, help=default)
+    add("--threads", type=positive_integer, help="CPU threads of each (default: all available)")
+    add("--peers", nargs="+", choices=("all", "none", *PEERS), default=["all"])
+    add("--strategies", action="store_true", help="compare our strategies in place of peers")
+    add("--peaks", action="store_true", help="peak memory, each in a process of its own")
+    add("--overhead", action="store_true", help="overhead of a call")
+    add("--json", metavar="FILE", help="also write the figures as JSON")
+    add("--plot", metavar="FILE", help="draw the medians (needs matplotlib)")
+
+
 def run(args: argparse.Namespace) -> int:
-    """Measure, print a table for each case, and write JSON and a plot if asked to."""
+    """Measure speed and memory next to PyTorch, ONNX Runtime and OpenVINO."""
     for name, size in itertools.product(args.variants, args.sizes):
         if size % (factor := VARIANTS[name].spatial_factor):
             raise ValueError(f"sizes must be multiples of {factor} for {name}, got {size}")

@@ -1,4 +1,4 @@
-"""`taesd-jax info`, `convert` and `verify`."""
+"""The commands `taesd-jax info`, `convert` and `verify`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,23 @@ import jax
 import numpy as np
 
 from .. import weights
+from ..config import VARIANTS
 from ..errors import CheckpointError
 from ..io.files import write_files
 from ..weights.sources import PICKLES
-from .options import convert_package, load_checkpoint
+from .options import MODEL_HELP, convert_package, load_checkpoint
+
+_TORCH_MODEL_HELP = f"{MODEL_HELP}; with torch also .pth"
+
+
+def add_info_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `taesd-jax info`."""
+    parser.add_argument("model", help=_TORCH_MODEL_HELP)
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def info(args: argparse.Namespace) -> int:
-    """Say what a checkpoint holds."""
+    """Show what a checkpoint holds."""
     params, config, stored_format = load_checkpoint(args.model)
     components = {}
     for component, tree in params.items():
@@ -39,7 +48,7 @@ def info(args: argparse.Namespace) -> int:
         widths = getattr(config, f"{component}_block_out_channels")
         blocks = getattr(config, f"num_{component}_blocks")
         print(f"{component:<16}{part['parameters']:,} parameters, {part['dtype']}")
-        print(f"{'':<16}widths {_list(widths)}, blocks {_list(blocks)}")
+        print(f"{'':<16}widths {_join(widths)}, blocks {_join(blocks)}")
     if config.pool_channels:
         print(f"GroupNorm       {config.pool_channels} channels in the blocks at latent resolution")
     for component in ("encoder", "decoder"):
@@ -48,17 +57,37 @@ def info(args: argparse.Namespace) -> int:
     return 0
 
 
+def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `taesd-jax convert`."""
+    add = parser.add_argument
+    add("model", help=_TORCH_MODEL_HELP)
+    add("target", help="file, folder (diffusers) or PATH (original, pth)")
+    add(
+        "--to",
+        choices=("diffusers", "original", "comfyui", "flax", "pth"),
+        help="format (default: flax for a .safetensors target, else diffusers)",
+    )
+    add("--variant", choices=tuple(VARIANTS), help="name of the variant, of equal architecture")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), help="dtype of the stored tensors")
+
+
 def convert(args: argparse.Namespace) -> int:
     """Convert a checkpoint to another format."""
     suffix = Path(args.target).suffix.lower()
-    format = args.to or ("flax" if suffix == ".safetensors" else "diffusers")
-    if format in ("flax", "comfyui") and suffix != ".safetensors":
-        raise CheckpointError(f"format {format!r} is one file: let {args.target} end .safetensors")
-    if format not in ("flax", "comfyui") and suffix in (".safetensors", *PICKLES):
-        wanted = "a folder" if format == "diffusers" else "PATH for PATH_encoder and PATH_decoder"
-        hint = "; for .pth files add --to pth" if format == "diffusers" and suffix != "" else ""
+    target_format = args.to or ("flax" if suffix == ".safetensors" else "diffusers")
+    if target_format in ("flax", "comfyui") and suffix != ".safetensors":
         raise CheckpointError(
-            f"format {format!r} takes {wanted}: name {args.target} without {suffix}{hint}"
+            f"format {target_format!r} is one file: let {args.target} end .safetensors"
+        )
+    if target_format not in ("flax", "comfyui") and suffix in (".safetensors", *PICKLES):
+        target = (
+            "a folder" if target_format == "diffusers" else "PATH for PATH_encoder and PATH_decoder"
+        )
+        hint = (
+            "; for .pth files add --to pth" if target_format == "diffusers" and suffix != "" else ""
+        )
+        raise CheckpointError(
+            f"format {target_format!r} takes {target}: name {args.target} without {suffix}{hint}"
         )
     params, config, stored_format = load_checkpoint(args.model)
     if args.variant:
@@ -66,26 +95,35 @@ def convert(args: argparse.Namespace) -> int:
             raise CheckpointError(f"{args.model} does not have the architecture of {args.variant}")
         config = config.with_variant(args.variant)
     if args.dtype:
-        with np.errstate(over="ignore"):  # what overflows is refused when it is written
+        with np.errstate(over="ignore"):  # infinities are refused on writing
             params = jax.tree.map(lambda p: p.astype(np.dtype(args.dtype)), params)
-    if format == "pth":
+    if target_format == "pth":
         written = convert_package().save_pth(args.target, params, config)
     else:
-        written = weights.save(args.target, params, config, format=format)
+        written = weights.save(args.target, params, config, format=target_format)
     for path in written:
-        print(f"{path}: {format} from {stored_format} names, {path.stat().st_size:,} bytes")
+        print(f"{path}: {target_format} from {stored_format} names, {path.stat().st_size:,} bytes")
     return 0
 
 
+def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `taesd-jax verify`."""
+    add = parser.add_argument
+    add("model", help=_TORCH_MODEL_HELP)
+    add("--image", metavar="FILE", help="image to encode (default: a synthetic one)")
+    add("--seed", type=int, default=0, help="seed of the synthetic image (default: %(default)s)")
+    add("--json", metavar="FILE", help="also write the report as JSON")
+
+
 def verify(args: argparse.Namespace) -> int:
-    """Compare with PyTorch layer by layer; exit status 1 if a bound is broken."""
+    """Compare with PyTorch layer by layer; exit status 1 if an error is too large."""
     params, config, _ = load_checkpoint(args.model)
-    report = convert_package().parity_report(params, config, image=args.picture, seed=args.seed)
+    report = convert_package().parity_report(params, config, image=args.image, seed=args.seed)
     if args.json:
         write_files({Path(args.json): (json.dumps(report.to_dict(), indent=2) + "\n").encode()})
     print(report.table())
     return 0 if report.ok else 1
 
 
-def _list(values: tuple[int, ...]) -> str:
+def _join(values: tuple[int, ...]) -> str:
     return " ".join(map(str, values))

@@ -1,4 +1,4 @@
-"""`taesd-jax compare`."""
+"""The command `taesd-jax compare`."""
 
 from __future__ import annotations
 
@@ -12,67 +12,80 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..autoencoder import AutoencoderTiny
-from ..errors import PictureError
+from ..errors import MediaFileError
 from ..io.files import write_files
 from ..io.images import pad_image, psnr
 from ..metrics import gmsd, sharpness, ssim
-from .options import expand, load_vae, read_shrunk
+from .options import LONGEST_HELP, MODEL_HELP, expand, load_vae, positive_integer, read_resized
 
-Figures = dict[str, list[float]]
+# Equal images have an infinite PSNR; this keeps means finite.
+_MAX_PSNR = 100.0
+# Side of the window of SSIM.
+_MIN_SIDE = 11
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `taesd-jax compare`."""
+    add = parser.add_argument
+    add("models", nargs="+", help=MODEL_HELP)
+    add("--images", nargs="+", required=True, help="image files or glob patterns")
+    add("--side", type=positive_integer, default=640, help=LONGEST_HELP)
+    add("--json", metavar="FILE", help="also write the figures as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compare what models make of pictures: each alone, and from the first one's latents."""
+    """Compare models by PSNR, SSIM, GMSD and sharpness of their images."""
     models = {name: load_vae(name) for name in args.models}
     for vae in models.values():
         vae.check_loaded("encoder")
         vae.check_loaded("decoder")
-    pictures = expand(args.pictures)
+    paths = expand(args.images)
     factor = max(vae.config.spatial_factor for vae in models.values())
-    figures: dict[tuple[str, str], Figures] = {}
-    for i, image in enumerate(read_shrunk(pictures, args.side, max(factor, 11)), 1):
-        print(f"picture {i} of {len(pictures)}", file=sys.stderr)
-        for row, found in _measure(models, image).items():
-            for key, value in found.items():
-                figures.setdefault(row, {}).setdefault(key, []).append(value)
+    figures: dict[tuple[str, str], list[dict[str, float]]] = {}  # by decoder and encoder
+    for i, image in enumerate(read_resized(paths, args.side, max(factor, _MIN_SIDE)), 1):
+        print(f"image {i} of {len(paths)}", file=sys.stderr)
+        for pair, values in _measure(models, image).items():
+            figures.setdefault(pair, []).append(values)
     if not figures:
-        raise PictureError("none of the pictures can be read")
+        raise MediaFileError("none of the images can be read")
     rows: list[dict[str, Any]] = [
         {"decoder": decoder, "encoder": encoder}
-        | {key: round(float(np.mean(values)), 4) for key, values in found.items()}
-        for (decoder, encoder), found in figures.items()
+        | {key: round(float(np.mean([v[key] for v in values])), 4) for key in values[0]}
+        for (decoder, encoder), values in figures.items()
     ]
-    wide = max(map(len, args.models))
-    print(f"{'decoder':{wide}}  {'encoder':{wide}}  PSNR, dB    SSIM     GMSD  sharpness")
+    width = max(map(len, args.models))
+    print(f"{'decoder':{width}}  {'encoder':{width}}  PSNR, dB    SSIM     GMSD  sharpness")
     for row in rows:
         print(
-            f"{row['decoder']:{wide}}  {row['encoder']:{wide}}  {row['psnr']:8.2f}  "
+            f"{row['decoder']:{width}}  {row['encoder']:{width}}  {row['psnr']:8.2f}  "
             f"{row['ssim']:6.4f}  {row['gmsd']:7.4f}  {row['sharpness']:9.3f}"
         )
     if args.json:
-        found = {"pictures": [path.name for path in pictures], "rows": rows}
-        write_files({Path(args.json): json.dumps(found, indent=1).encode()})
+        report = {"images": [path.name for path in paths], "rows": rows}
+        write_files({Path(args.json): json.dumps(report, indent=1).encode()})
     return 0
 
 
 def _measure(
     models: dict[str, AutoencoderTiny], image: np.ndarray
 ) -> dict[tuple[str, str], dict[str, float]]:
+    """Return the figures of an image for each pair of decoder and encoder."""
     h, w, _ = image.shape
-    first, found = next(iter(models)), {}
+    first = next(iter(models))
+    figures: dict[tuple[str, str], dict[str, float]] = {}
     latents: dict[str, Any] = {}
     for name, vae in models.items():
         latents[name] = vae.encode(pad_image(image, vae.config.spatial_factor)[None]).latents
-        sources = [name]
+        encoders = [name]
         if name != first and vae.config.shares_latents(models[first].config):
-            sources.insert(0, first)
-        for source in sources:
-            sample = vae.decode(latents[source]).sample[:, :h, :w].clip(-1, 1)
+            encoders.insert(0, first)
+        for encoder in encoders:
+            sample = vae.decode(latents[encoder]).sample[:, :h, :w].clip(-1, 1)
             pair = jnp.asarray(image[None]), sample
-            found[name, source] = {
-                "psnr": min(psnr(image, np.asarray(sample[0])), 100.0),  # a mean stays a number
+            figures[name, encoder] = {
+                "psnr": min(psnr(image, np.asarray(sample[0])), _MAX_PSNR),
                 "ssim": float(ssim(*pair)),
                 "gmsd": float(gmsd(*pair)),
                 "sharpness": float(sharpness(*pair)),
             }
-    return found
+    return figures

@@ -1,4 +1,4 @@
-"""`taesd-jax fit-thumbnails`."""
+"""The command `taesd-jax fit-thumbnails`."""
 
 from __future__ import annotations
 
@@ -15,22 +15,41 @@ import numpy as np
 
 from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
-from ..errors import PictureError
+from ..errors import MediaFileError
 from ..model.fitting import fit_thumbnails
 from ..model.functional import Params
 from ..model.thumbnails import thumbnail_name
 from ..strategies.run import decode
 from ..weights.thumbnail_files import check_entry, save_thumbnails
-from .options import expand, load_checkpoint, read_shrunk, real
+from .options import (
+    LONGEST_HELP,
+    MODEL_HELP,
+    expand,
+    load_checkpoint,
+    positive_integer,
+    read_resized,
+    real_path,
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `taesd-jax fit-thumbnails`."""
+    add = parser.add_argument
+    add("images", nargs="+", help="image files or glob patterns to fit to")
+    add("--held-out", nargs="+", default=[], help="images to evaluate with, not fitted to")
+    add("--model", default="taesd", help=f"{MODEL_HELP} (default: %(default)s)")
+    add("--name", help="name of the entry in the file (default: the variant)")
+    add("--side", type=positive_integer, default=640, help=LONGEST_HELP)
+    add("-o", "--output", required=True, help="file; its entries of other names are kept")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fit the thumbnails of a model and add them to a file of thumbnails."""
+    """Fit heads for small images, see decode --scale, and add them to a file."""
     held_out = expand(args.held_out)
-    away = {real(path) for path in held_out}
-    pictures = [path for path in expand(args.pictures) if real(path) not in away]
-    if not pictures:
-        raise PictureError("every picture is held out; name others to fit to")
+    excluded = {real_path(path) for path in held_out}
+    paths = [path for path in expand(args.images) if real_path(path) not in excluded]
+    if not paths:
+        raise MediaFileError("every image is held out; name others to fit to")
     params, config, _ = load_checkpoint(args.model)
     AutoencoderTiny(params, config).check_loaded("encoder")
     AutoencoderTiny(params, config).check_loaded("decoder")
@@ -40,41 +59,38 @@ def run(args: argparse.Namespace) -> int:
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
 
     def progress(line: str) -> None:
-        print(f"{name}: {line} of {len(pictures)} and {len(held_out)}", file=sys.stderr)
+        print(f"{name}: {line} of {len(paths)} and {len(held_out)}", file=sys.stderr)
 
-    images = [
-        read_shrunk(paths, args.side, config.spatial_factor) for paths in (pictures, held_out)
-    ]
-    params["thumbnails"], psnr = fit_thumbnails(params, *images, config=config, progress=progress)
-    work = _shares(params, list(psnr), config)
+    images = [read_resized(p, args.side, config.spatial_factor) for p in (paths, held_out)]
+    heads, psnr = fit_thumbnails(params, *images, config=config, progress=progress)
+    params["thumbnails"] = heads
+    shares = _cost_shares(params, list(psnr), config)
     notes = {
         "psnr": {thumbnail_name(s): round(float(np.mean(v)), 2) for s, v in psnr.items() if v},
-        "photographs": [path.name for path in pictures],
+        "photographs": [path.name for path in paths],
         "held_out": [path.name for path in held_out],
         "longest_side": args.side,
         "date": date.today().isoformat(),
     }
     save_thumbnails(args.output, params, name=name, notes=notes)
     for scale, values in psnr.items():
-        line = f"{name} 1/{thumbnail_name(scale)}: {work[scale]:.1%} of the operations"
+        line = f"{name} 1/{thumbnail_name(scale)}: {shares[scale]:.1%} of the operations"
         if values:
             line += f", {np.mean(values):.1f} dB ({min(values):.1f} to {max(values):.1f})"
         print(line)
     return 0
 
 
-def _shares(
+def _cost_shares(
     params: Params, scales: list[float], config: AutoencoderTinyConfig
 ) -> dict[float, float]:
-    """Return the share of a whole decode's operations that each scale takes, by XLA's count."""
+    """Return the operations of each scale as a fraction of a full decode, by XLA's count."""
     latent = jax.ShapeDtypeStruct((1, 64, 64, config.latent_channels), jnp.float32)
 
     def flops(call: Callable[[Params, Any], jax.Array]) -> float:
-        # Before compiling: afterwards a GPU's convolutions are calls of a library, without counts.
+        # Counted before compilation, which turns a GPU's convolutions into uncounted library calls.
         counts = jax.jit(call).lower(params, latent).cost_analysis()
         return counts["flops"] if counts else float("nan")
 
-    whole = flops(lambda p, z: decode(p, z, config=config))
-    return {
-        s: flops(lambda p, z, s=s: decode(p, z, config=config, scale=s)) / whole for s in scales
-    }
+    full = flops(lambda p, z: decode(p, z, config=config))
+    return {s: flops(lambda p, z, s=s: decode(p, z, config=config, scale=s)) / full for s in scales}

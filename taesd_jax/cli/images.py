@@ -1,4 +1,4 @@
-"""`taesd-jax encode`, `decode` and `roundtrip`."""
+"""The commands `taesd-jax encode`, `decode` and `roundtrip`."""
 
 from __future__ import annotations
 
@@ -12,28 +12,40 @@ from pathlib import Path
 import numpy as np
 
 from ..autoencoder import AutoencoderTiny
-from ..errors import PictureError
+from ..errors import MediaFileError
 from ..io.arrays import SUFFIXES, TIFF, is_plain_tiff
 from ..io.images import pad_image, psnr, read_image, write_image
 from ..io.latents import check_finite, clipped_share, read_latent, write_latent
 from ..model.validation import check_latent
 from ..weights.sources import BUNDLED
 from .large import decode_large, encode_large
-from .options import expand, for_each, load_model, on_device, outputs
+from .options import MODEL_HELP, expand, for_each, model_on_device, output_paths
 
+# Endings of this command's own results, which patterns of inputs do not match.
 _RESULTS = (".latent.png", ".decoded.png", ".roundtrip.png")
 
 
+def add_encode_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `taesd-jax encode`."""
+    parser.add_argument("images", nargs="+", help="image files or glob patterns")
+    parser.add_argument(
+        "--format",
+        choices=("npz", "npy", "safetensors", "png"),
+        help="format of the latents; png keeps 8 bits (default: the suffix of -o, or npz)",
+    )
+    _add_common_arguments(parser)
+
+
 def encode(args: argparse.Namespace) -> int:
-    """Encode pictures into latent files."""
-    inputs = expand(args.pictures, skip=_RESULTS)
-    results = outputs(inputs, args.output, f".latent.{args.format or 'npz'}")
+    """Encode images into latent files."""
+    inputs = expand(args.images, skip=_RESULTS)
+    results = output_paths(inputs, args.output, f".latent.{args.format or 'npz'}")
     for result in results:
         if args.format and result.suffix.lower() != f".{args.format}":
-            raise PictureError(f"{result} does not end .{args.format}; leave out --format or -o")
-    with on_device(args.device):
-        vae = load_model(args)
-        vae.check_loaded("encoder")
+            raise MediaFileError(
+                f"{result} does not end in .{args.format}; leave out --format or -o"
+            )
+    with model_on_device(args, "encoder") as vae:
 
         def work(source: Path, result: Path) -> str:
             if _is_large(source, result):
@@ -43,59 +55,83 @@ def encode(args: argparse.Namespace) -> int:
             write_latent(result, latent, config=vae.config, image_size=image.shape[:2])
             note = ""
             if result.suffix.lower() == ".png" and (share := clipped_share(latent, vae.config)):
-                note = f", {share:.2%} of values clipped to 8 bits' range"
-            return f"{result}: latent {_size(latent[0])}{note}"
+                note = f", {share:.2%} of the values clipped to the range of 8 bits"
+            _, h, w, z = latent.shape
+            return f"{result}: latent {h}x{w}x{z}{note}"
 
         return for_each(inputs, results, work, debug=args.debug)
+
+
+def add_decode_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `taesd-jax decode`."""
+    add = parser.add_argument
+    add("latents", nargs="+", help="latent files or glob patterns")
+    add(
+        "--data-format",
+        type=str.upper,
+        choices=("NHWC", "NCHW"),
+        default="NHWC",
+        help="axes of the latents; PyTorch programs write NCHW (default: %(default)s)",
+    )
+    add(
+        "--scale",
+        choices=("1", "1/2", "1/4", "1/8", "1/16", "1/32"),
+        default="1",
+        help="size of the images; small ones take a fraction of the work (default: %(default)s)",
+    )
+    add("--thumbnails", metavar="FILE", help="heads of a fine-tuned model, see fit-thumbnails")
+    _add_common_arguments(parser)
 
 
 def decode(args: argparse.Namespace) -> int:
-    """Decode latent files into pictures."""
+    """Decode latent files into images."""
     inputs = expand(args.latents)
-    results = outputs(inputs, args.output, ".decoded.png")
+    results = output_paths(inputs, args.output, ".decoded.png")
     scale = float(Fraction(args.scale))
     for result in results:
         if scale != 1 and result.suffix.lower() == ".npy":
-            raise PictureError(f"{result}: with --scale write a picture, such as .png or .tif")
-    with on_device(args.device):
-        vae = load_model(args)
-        vae.check_loaded("decoder")
+            raise MediaFileError(f"{result}: --scale needs an image format, such as .png or .tif")
+    with model_on_device(args, "decoder") as vae:
 
         def work(source: Path, result: Path) -> str:
             latent, size = read_latent(source, config=vae.config)
-            if args.layout == "nchw":
+            if args.data_format == "NCHW":
                 latent = latent.transpose(0, 2, 3, 1)
-            with _hints(source):
+            with _naming(source):
                 check_latent(latent, vae.config)
                 check_finite(latent)
-            h, w = _picture_size(latent, size, vae, source)
+            h, w = _image_size(latent, size, vae, source)
             if result.suffix.lower() in SUFFIXES and scale == 1:
-                options = {"size": (h, w), "layout": args.layout}
+                options = {"size": (h, w), "data_format": args.data_format}
                 return decode_large(vae, source, latent, result, **options)
             images = np.asarray(vae.decode(latent, scale=scale).sample)
             h, w = (math.ceil(side * scale) for side in (h, w))
-            names = [result]
+            paths = [result]
             if len(images) > 1:
-                names = [
+                paths = [
                     result.with_name(f"{result.stem}-{i}{result.suffix}")
                     for i in range(len(images))
                 ]
-            for name, image in zip(names, images, strict=True):
-                write_image(name, image[:h, :w])
-            return f"{', '.join(map(str, names))}: {w}x{h}"
+            for path, image in zip(paths, images, strict=True):
+                write_image(path, image[:h, :w])
+            return f"{', '.join(map(str, paths))}: {w}x{h}"
 
         return for_each(inputs, results, work, debug=args.debug)
 
 
+def add_roundtrip_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `taesd-jax roundtrip`."""
+    text = "image files or glob patterns (default: a photograph that comes with this package)"
+    parser.add_argument("images", nargs="*", help=text)
+    _add_common_arguments(parser)
+
+
 def roundtrip(args: argparse.Namespace) -> int:
-    """Encode and decode pictures; write original and result side by side and print the PSNR."""
-    inputs = expand(args.pictures, skip=_RESULTS) or [BUNDLED / "sample.jpg"]
-    into = args.output if args.output or args.pictures else "."
-    results = outputs(inputs, into, ".roundtrip.png")
-    with on_device(args.device):
-        vae = load_model(args)
-        vae.check_loaded("encoder")
-        vae.check_loaded("decoder")
+    """Encode and decode images; write original and result side by side and print the PSNR."""
+    inputs = expand(args.images, skip=_RESULTS) or [BUNDLED / "sample.jpg"]
+    output = args.output if args.output or args.images else "."
+    results = output_paths(inputs, output, ".roundtrip.png")
+    with model_on_device(args, "encoder", "decoder") as vae:
 
         def work(source: Path, result: Path) -> str:
             image = read_image(source)
@@ -107,6 +143,19 @@ def roundtrip(args: argparse.Namespace) -> int:
         return for_each(inputs, results, work, debug=args.debug)
 
 
+def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("-o", "--output", help="file or folder (default: next to each input)")
+    add("--model", default="small", help=f"{MODEL_HELP} (default: %(default)s)")
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="dtype of the computation (default: %(default)s)",
+    )
+    add("--device", choices=("cpu", "gpu", "tpu"), help="device to run on (default: JAX's)")
+
+
 def _encode(vae: AutoencoderTiny, image: np.ndarray) -> np.ndarray:
     padded = pad_image(image, vae.config.spatial_factor)
     latent = np.asarray(vae.encode(padded[None]).latents)
@@ -115,36 +164,31 @@ def _encode(vae: AutoencoderTiny, image: np.ndarray) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _hints(source: Path) -> Iterator[None]:
-    """Name the file, and what the command offers, in an error about its content."""
+def _naming(source: Path) -> Iterator[None]:
+    """Add the file, and the option that may help, to an error about its content."""
     try:
         yield
     except ValueError as error:
-        hint = "; pass --layout nchw" if "NCHW" in str(error) else ""
-        raise PictureError(f"{source}: {error}{hint}") from error
+        hint = "; pass --data-format NCHW" if "NCHW" in str(error) else ""
+        raise MediaFileError(f"{source}: {error}{hint}") from error
 
 
-def _picture_size(
+def _image_size(
     latent: np.ndarray, size: tuple[int, int] | None, vae: AutoencoderTiny, source: Path
 ) -> tuple[int, int]:
     h, w = (side * vae.config.spatial_factor for side in latent.shape[1:3])
     if size is None:
         return h, w
     if not (0 < size[0] <= h and 0 < size[1] <= w):
-        raise PictureError(
-            f"{source}: it says its picture was {size[1]}x{size[0]}, but it decodes to {w}x{h}"
+        raise MediaFileError(
+            f"{source}: its image_size is {size[1]}x{size[0]}, but it decodes to {w}x{h}"
         )
     return size
 
 
 def _is_large(source: Path, result: Path) -> bool:
-    """Return whether a picture is encoded strip by strip: .npy, and plain TIFF into .npy."""
+    """Return whether an image is encoded strip by strip: .npy, or plain TIFF to .npy."""
     if source.suffix.lower() == ".npy":
         return True
-    into = result.suffix.lower() == ".npy"
-    return into and source.suffix.lower() in TIFF and is_plain_tiff(source)
-
-
-def _size(array: np.ndarray) -> str:
-    h, w, c = array.shape
-    return f"{h}x{w}x{c}"
+    to_npy = result.suffix.lower() == ".npy"
+    return to_npy and source.suffix.lower() in TIFF and is_plain_tiff(source)

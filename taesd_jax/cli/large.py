@@ -1,4 +1,4 @@
-"""Pictures too large to hold: decoded and encoded a strip at a time, from file to file."""
+"""Images larger than memory, encoded and decoded strip by strip from file to file."""
 
 from __future__ import annotations
 
@@ -11,27 +11,26 @@ from typing import Any
 
 import numpy as np
 
-import taesd_jax
-
 from ..autoencoder import AutoencoderTiny
-from ..errors import PictureError
-from ..io.arrays import GrowingArray, open_array
+from ..errors import MediaFileError
+from ..io.arrays import ResumableArrayWriter, open_array
 from ..io.images import from_uint8, to_uint8
 from ..io.latents import check_finite
 from ..strategies.iterators import iter_decode, iter_encode
 from ..strategies.strategy import Strips, min_full_stages
+from ..version import __version__
 from ..weights.files import digest_tree
 
-# After a kill at most so much work is done again.
+# Work that may be lost when the process is killed.
 _FLUSH_SECONDS = 2
 
 
 class PaddedPixels:
-    """8-bit pixels (h, w, 3) as a float image (1, h', w', 3), padded by their edge, cut by rows.
+    """Present 8-bit pixels (h, w, 3) as an edge-padded float image (1, h', w', 3), read by rows.
 
     Args:
-        pixels: A mapped file.
-        multiple: What divides the sides after padding.
+        pixels: Array mapped from a file.
+        multiple: Sides are padded to a multiple of this.
     """
 
     dtype = np.dtype("float32")
@@ -46,7 +45,7 @@ class PaddedPixels:
         start, stop, _ = rows.indices(self.shape[1])
         h, w, _ = self.pixels.shape
         strip = np.asarray(self.pixels[min(start, h - 1) : min(stop, h)])
-        padding = ((0, stop - start - len(strip)), (0, self.shape[2] - w), (0, 0))
+        padding = ((0, stop - start - len(strip)), (0, self.shape[2] - w), (0, 0))  # (h, w, 3)
         return from_uint8(np.pad(strip, padding, mode="edge"))[None]
 
 
@@ -57,24 +56,26 @@ def decode_large(
     target: Path,
     *,
     size: tuple[int, int],
-    layout: str | None,
+    data_format: str,
 ) -> str:
-    """Decode one latent (1, h, w, z) into a .npy or TIFF file of 8-bit pixels.
+    """Decode a latent (1, h, w, z) into a .npy or TIFF file of 8-bit pixels.
 
     Args:
-        vae: The model.
+        vae: Model.
         source: File of the latent.
-        latent: Its content.
-        target: File of the pixels.
+        latent: Content of that file, NHWC.
+        target: File to write.
         size: Height and width to crop to.
-        layout: How the latent was read.
+        data_format: Axes of the latent in the file.
     """
     if latent.shape[0] != 1:
-        raise PictureError(f"{source}: a {target.suffix} takes one picture, got {latent.shape[0]}")
+        raise MediaFileError(
+            f"{source}: {target.suffix} files hold one image, got {latent.shape[0]}"
+        )
     config, (h, w) = vae.config, size
-    job = [*_job("decode", vae, source), layout]
-    array = GrowingArray(target, (h, w, 3), "uint8", job=job)
-    strategy = Strips(min_full_stages(config), _rows(w))
+    job = [*_job("decode", vae, source), data_format]
+    array = ResumableArrayWriter(target, (h, w, 3), "uint8", job=job)
+    strategy = Strips(min_full_stages(config), _strip_rows(w))
 
     def strips(start: int) -> Iterator[np.ndarray]:
         options: dict[str, Any] = {"strategy": strategy, "dtype": vae.dtype, "start": start}
@@ -86,23 +87,23 @@ def decode_large(
 
 
 def encode_large(vae: AutoencoderTiny, source: Path, target: Path) -> str:
-    """Encode a .npy or TIFF file of 8-bit pixels (h, w, 3) into a .npy latent (1, h', w', z)."""
+    """Encode a .npy or TIFF file of 8-bit pixels (h, w, 3) into a .npy file of a latent."""
     if target.suffix.lower() != ".npy":
-        raise PictureError(
-            f"{source}: its latent is written as .npy: pass --format npy, or name it so with -o"
+        raise MediaFileError(
+            f"{source}: its latent is written as .npy: pass --format npy or a name in .npy to -o"
         )
     pixels = open_array(source)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
-        raise PictureError(
+        raise MediaFileError(
             f"{source}: expected 8-bit pixels (h, w, 3), got {pixels.dtype} {pixels.shape}"
         )
     image: Any = PaddedPixels(pixels, vae.config.spatial_factor)
     _, h, w, _ = (side // vae.config.spatial_factor for side in image.shape)
     shape = (1, h, w, vae.config.latent_channels)
-    # As other latents in .npy: what bfloat16 holds is float32 on disk.
+    # .npy cannot hold bfloat16.
     dtype = np.dtype("float16" if vae.dtype == np.float16 else "float32")
-    array = GrowingArray(target, shape, dtype.name, job=_job("encode", vae, source))
-    strategy = Strips(rows=_rows(image.shape[2]))
+    array = ResumableArrayWriter(target, shape, dtype.name, job=_job("encode", vae, source))
+    strategy = Strips(rows=_strip_rows(image.shape[2]))
 
     def strips(start: int) -> Iterator[np.ndarray]:
         options: dict[str, Any] = {"strategy": strategy, "dtype": vae.dtype, "start": start}
@@ -115,13 +116,15 @@ def encode_large(vae: AutoencoderTiny, source: Path, target: Path) -> str:
     return f"{target}: latent {h}x{w}x{shape[3]}{resumed}"
 
 
-def _rows(width: int) -> int:
-    """Return rows of latents to a strip, fewer for wide pictures: a strip's memory is bounded."""
+def _strip_rows(width: int) -> int:
+    """Return latent rows per strip, fewer for wide images to bound the memory of a strip."""
     return max(1, min(4, 2**14 // width))
 
 
-def _fill(array: GrowingArray, strips: Callable[[int], Iterable[np.ndarray]], source: Path) -> str:
-    """Append the strips from its row on; return a note if the first rows were there."""
+def _fill(
+    array: ResumableArrayWriter, strips: Callable[[int], Iterable[np.ndarray]], source: Path
+) -> str:
+    """Append the remaining strips; return a note if rows of an earlier run were there."""
     resumed = f", resumed at row {array.rows}" if array.rows else ""
     progress, flushed = sys.stderr.isatty(), time.monotonic()
     try:
@@ -134,11 +137,11 @@ def _fill(array: GrowingArray, strips: Callable[[int], Iterable[np.ndarray]], so
                 share = array.rows / array.height
                 print(f"\r\033[K{source}: {share:.0%}", end="", file=sys.stderr, flush=True)
         array.close()
-    except PictureError:  # would come again
+    except (ValueError, TypeError):  # a restart would fail again
         array.discard()
         raise
     except BaseException:
-        array.stop()
+        array.suspend()
         raise
     finally:
         if progress:
@@ -147,11 +150,11 @@ def _fill(array: GrowingArray, strips: Callable[[int], Iterable[np.ndarray]], so
 
 
 def _job(name: str, vae: AutoencoderTiny, source: Path) -> list[Any]:
-    """Return everything that the result depends on, in JSON's types."""
+    """Return everything that the result depends on, as JSON types."""
     status = os.stat(source)
     return [
         name,
-        taesd_jax.__version__,
+        __version__,
         str(vae.dtype),
         vae.config.to_dict(),
         digest_tree(vae.params),

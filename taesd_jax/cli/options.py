@@ -1,4 +1,4 @@
-"""What several subcommands share: models, inputs, outputs and progress."""
+"""Arguments, models, inputs, outputs and progress that several subcommands share."""
 
 from __future__ import annotations
 
@@ -21,10 +21,25 @@ import taesd_jax
 
 from .. import weights
 from ..autoencoder import AutoencoderTiny
-from ..errors import CheckpointError, PictureError, one_line
+from ..config import VARIANTS
+from ..errors import CheckpointError, MediaFileError, one_line
 from ..io.files import check_regular
 from ..io.images import read_image
+from ..model.layers import Component
 from ..weights.sources import PICKLES, pickles
+
+MODEL_HELP = (
+    "a safetensors file; PATH for PATH_encoder.safetensors and PATH_decoder.safetensors; a folder; "
+    "a hub id; one of " + ", ".join(VARIANTS) + "; or small, which comes with this package"
+)
+LONGEST_HELP = "longest side in pixels; larger images are resized to it (default: %(default)s)"
+
+
+def positive_integer(text: str) -> int:
+    """Parse a positive integer of the command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer of 1 or more, got {text!r}")
+    return int(text)
 
 
 def convert_package() -> ModuleType:
@@ -40,53 +55,52 @@ def convert_package() -> ModuleType:
 
 
 def load_checkpoint(source: str) -> weights.Checkpoint:
-    """Load what `taesd_jax.load` takes, and PyTorch's .pth files where torch is installed."""
+    """Load a checkpoint as `taesd_jax.load` does, or .pth files where torch is installed."""
     is_torch = False
-    # Names that no file can have are for `weights.load` to refuse.
+    # `weights.load` reports names that no file can have.
     with contextlib.suppress(RuntimeError, OSError):
         path = Path(source).expanduser()
         is_torch = (path.suffix.lower() in PICKLES and path.is_file()) or bool(pickles(path))
     return convert_package().load_pth(source) if is_torch else weights.load(source)
 
 
-def load_model(args: argparse.Namespace) -> AutoencoderTiny:
-    """Load `args.model` to compute in `args.dtype`."""
-    return load_vae(args.model, thumbnails=getattr(args, "thumbnails", None), dtype=args.dtype)
-
-
 def load_vae(source: str, *, thumbnails: str | None = None, **options: Any) -> AutoencoderTiny:
-    """Load a model to run: `options` are `AutoencoderTiny`'s."""
+    """Load a model to run; `options` are those of `AutoencoderTiny`."""
     params, config, _ = load_checkpoint(source)
     params = weights.add_thumbnails(params, thumbnails)
     return AutoencoderTiny(jax.tree.map(jnp.asarray, params), config, **options)
 
 
 @contextlib.contextmanager
-def on_device(name: str | None) -> Iterator[None]:
-    """Run on the first device of a platform: cpu, gpu or tpu."""
-    if name is None:
-        yield
-        return
+def model_on_device(args: argparse.Namespace, *components: Component) -> Iterator[AutoencoderTiny]:
+    """Load `args.model` with the components needed, and run on the device `args.device`.
+
+    Raises:
+        ValueError: There is no such device, or a component is not in the checkpoint.
+    """
     try:
-        device = jax.devices(name)[0]
+        device = jax.devices(args.device)[0] if args.device else None
     except RuntimeError as error:
-        here = ", ".join(sorted({d.platform for d in jax.devices()}))
-        raise ValueError(f"no device {name!r} here; there is {here}") from error
+        available = ", ".join(sorted({d.platform for d in jax.devices()}))
+        raise ValueError(f"no device {args.device!r}; available: {available}") from error
     with jax.default_device(device):
-        yield
+        vae = load_vae(args.model, thumbnails=getattr(args, "thumbnails", None), dtype=args.dtype)
+        for component in components:
+            vae.check_loaded(component)
+        yield vae
 
 
 def expand(patterns: list[str], *, skip: tuple[str, ...] = ()) -> list[Path]:
-    """Return the files that paths and glob patterns name, each once.
+    """Expand paths and glob patterns into files, each listed once.
 
     Args:
         patterns: Paths and patterns.
-        skip: Endings that a pattern does not match, such as those of our own results.
+        skip: Endings that patterns do not match, such as those of our own results.
 
     Raises:
-        PictureError: A pattern matches nothing.
+        MediaFileError: A pattern matches nothing.
     """
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for pattern in patterns:
         path = Path(pattern)
         matches = [path]
@@ -94,74 +108,82 @@ def expand(patterns: list[str], *, skip: tuple[str, ...] = ()) -> list[Path]:
             matches = [Path(p) for p in sorted(glob.glob(pattern, recursive=True))]
             matches = [p for p in matches if not p.name.endswith(skip)]
         if not matches:
-            raise PictureError(f"no file matches {pattern!r}")
+            raise MediaFileError(f"no file matches {pattern!r}")
         for match in matches:
-            found.setdefault(real(match), match)
-    return list(found.values())
+            files.setdefault(real_path(match), match)
+    return list(files.values())
 
 
-def read_shrunk(paths: list[Path], longest: int, least: int) -> Iterator[np.ndarray]:
-    """Yield pictures (h, w, 3), their longer side shrunk to `longest`.
+def read_resized(paths: list[Path], longest: int, shortest: int) -> Iterator[np.ndarray]:
+    """Yield images (h, w, 3), resized to a longest side of at most `longest`.
 
-    One that cannot be read, or has a side below `least`, is reported and leaves the list.
+    An image that cannot be read, or has a side below `shortest`, is reported and removed from the
+    list.
     """
     for path in list(paths):
         try:
             image = read_image(path)
-            if min(image.shape[:2]) < least:
-                raise PictureError(f"{path}: smaller than {least} pixels")
-        except PictureError as error:
+            if min(image.shape[:2]) < shortest:
+                raise MediaFileError(f"{path}: smaller than {shortest} pixels")
+        except MediaFileError as error:
             print(f"taesd-jax: warning: skipped {one_line(error)}", file=sys.stderr)
             paths.remove(path)
             continue
         h, w, _ = image.shape
         if max(h, w) > longest:
-            size = [max(round(side * longest / max(h, w)), least) for side in (h, w)]
+            size = [max(round(side * longest / max(h, w)), shortest) for side in (h, w)]
             image = np.asarray(jax.image.resize(image, (*size, 3), "lanczos3")).clip(-1, 1)
         yield image
 
 
-def real(path: Path) -> str:
-    """Return the path through all links; unlike `Path.resolve` of a loop of links as well."""
+def real_path(path: Path) -> str:
+    """Resolve all links; unlike `Path.resolve` this does not raise on a loop of links."""
     return os.path.realpath(path)
 
 
-def outputs(inputs: list[Path], output: str | None, suffix: str) -> list[Path]:
-    """Return where each input's result goes.
+def output_paths(inputs: list[Path], output: str | None, suffix: str) -> list[Path]:
+    """Return the path of each input's result.
 
     Args:
-        inputs: The files read.
-        output: None for beside each input; a folder (one that exists, ends with a slash, or has to
-            hold several results); or a file.
-        suffix: Put in place of the input's, such as ".decoded.png".
+        inputs: The input files.
+        output: None to write next to each input; a folder (if it exists, ends with a slash, or has
+            to hold several results); or a file.
+        suffix: Replaces the input's suffix, such as ".decoded.png".
 
     Raises:
-        PictureError: Two results would have one name, or a result would replace an input.
+        MediaFileError: Two results would have the same name, or a result would replace an input.
     """
     names = [f"{path.stem.removesuffix('.latent')}{suffix}" for path in inputs]
     if output is None:
         results = [path.with_name(name) for path, name in zip(inputs, names, strict=True)]
     elif len(inputs) > 1 or Path(output).is_dir() or output.endswith(("/", os.sep)):
         if Path(output).is_file():
-            raise PictureError(f"{len(inputs)} results need a folder, but {output} is a file")
+            raise MediaFileError(f"{len(inputs)} results need a folder, but {output} is a file")
         results = [Path(output) / name for name in names]
     else:
         results = [Path(output)]
-    seen: dict[str, Path] = {}
-    sources = {real(path) for path in inputs}
+    sources: dict[str, Path] = {}
+    input_files = {real_path(path) for path in inputs}
     for source, result in zip(inputs, results, strict=True):
-        if real(result) in sources:
-            raise PictureError(f"{result} is an input; name another output with -o")
-        if other := seen.get(real(result)):
-            raise PictureError(f"{other} and {source} would both be written to {result}")
-        seen[real(result)] = source
+        target = real_path(result)
+        if target in input_files:
+            raise MediaFileError(f"{result} is an input; name another output with -o")
+        if other := sources.get(target):
+            raise MediaFileError(f"{other} and {source} would both be written to {result}")
+        sources[target] = source
     return results
+
+
+def describe_error(error: Exception) -> str:
+    """Return an error's message, with its type if users cannot have caused it."""
+    expected = isinstance(error, (ValueError, TypeError, OSError))
+    return str(error) if expected else f"{type(error).__name__}: {error}"
 
 
 def for_each(
     inputs: list[Path], results: list[Path], work: Callable[[Path, Path], str], *, debug: bool
 ) -> int:
-    """Call `work` for each file, print what it returns, and go on past files that fail.
+    """Call `work` for each file and print its result; report files that fail and continue.
 
     Returns:
         The exit status: 1 if a file failed.
@@ -179,10 +201,10 @@ def for_each(
             if debug:
                 raise
             failed += 1
-            expected = isinstance(error, (ValueError, TypeError, OSError))
-            said = str(error) if expected else f"{type(error).__name__}: {error}"
-            named = said if f"{source}:" in said or f"'{source}'" in said else f"{source}: {said}"
-            print(f"taesd-jax: error: {count}{one_line(named)}", file=sys.stderr)
+            message = describe_error(error)
+            if f"{source}:" not in message and f"'{source}'" not in message:
+                message = f"{source}: {message}"
+            print(f"taesd-jax: error: {count}{one_line(message)}", file=sys.stderr)
         else:
             print(f"{count}{line}  ({time.perf_counter() - start:.1f} s)", flush=True)
     return 1 if failed else 0

@@ -1,4 +1,4 @@
-"""`taesd-jax train`."""
+"""The command `taesd-jax train`."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from jax.sharding import Mesh
 
 from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
-from ..errors import PictureError, TrainingError
+from ..errors import MediaFileError, TrainingError
 from ..model.layers import COMPONENTS, Component
 from ..training import Recipe, RunOptions, list_images
 from ..training.recipe import DTYPES, OPTIMIZERS
 from ..training.registry import LOSSES
-from .options import load_vae
+from .options import MODEL_HELP, load_vae
 
 
-def add_arguments(parser: argparse.ArgumentParser, model_help: str) -> None:
-    """Add what `taesd-jax train` takes."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `taesd-jax train`."""
     add = parser.add_argument
     default = "(default: %(default)s)"
     add("component", choices=COMPONENTS, help="what to train")
     add("images", nargs="+", help="image files, folders or glob patterns")
     add("-o", "--output", required=True, help="folder; both components of a model may share it")
-    add("--teacher", help=f"{model_help} (default: what --init names, else taesd)")
+    add("--teacher", help=f"{MODEL_HELP} (default: what --init names, else taesd)")
     add("--init", help="model to start from; the component that is not trained stays as it is")
     text = "of a new student's stages, latent first"
     add("--widths", type=int, nargs="+", metavar="N", help=f"channels {text}")
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser, model_help: str) -> None:
     text = f"weighted sum to minimise (default: mse). Each with its default weight: {listed}"
     add("--losses", nargs="+", metavar="NAME[=WEIGHT]", default=["mse"], help=text)
     add("--optimizer", choices=tuple(OPTIMIZERS), default="muon", help=default)
-    add("--dtype", choices=DTYPES, default="float32", help=f"of the computation {default}")
+    add("--dtype", choices=DTYPES, default="float32", help=f"dtype of the computation {default}")
     add("--remat", action="store_true", help="recompute blocks in the backward pass: less memory")
     for field in dataclasses.fields(Recipe):
         if numbers := field.metadata:
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser, model_help: str) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train one component of a model."""
+    """Train a tiny encoder or decoder to match a larger model, or fine-tune one."""
     try:
         from ..training import train
     except ImportError as error:
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     excluded = {path.resolve() for path in held_out}
     images = [path for path in list_images(args.images) if path.resolve() not in excluded]
     if not images:
-        raise PictureError("every image is held out; name others to train on")
+        raise MediaFileError("every image is held out; name others to train on")
     student, teacher = _load_models(args, recipe)
     options = RunOptions(
         held_out=held_out,

@@ -1,4 +1,4 @@
-"""Arrays on disk that grow row by row: .npy and BigTIFF, resumable and atomic."""
+"""Array files larger than memory: .npy and BigTIFF, written row by row, resumable and atomic."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..errors import PictureError
-from .files import check_regular, resolve_target, write_files
+from ..errors import MediaFileError
+from .files import reading, resolve_target, write_files
 
 try:
     import fcntl
@@ -21,33 +21,28 @@ except ImportError:  # Windows
 
 TIFF = (".tif", ".tiff")
 SUFFIXES = (".npy", *TIFF)
-_RGB, _UPRIGHT = 2, 1  # of the TIFF tags PhotometricInterpretation and Orientation
+# Values of the TIFF tags PhotometricInterpretation and Orientation.
+_RGB = 2
+_UPRIGHT = 1
 
 
 def open_array(path: str | os.PathLike[str]) -> np.ndarray:
-    """Map a .npy file or an uncompressed TIFF into memory, to read.
+    """Map a .npy file or an uncompressed TIFF into memory, read-only.
 
     Raises:
-        PictureError: There is no such file, or it cannot be mapped.
+        MediaFileError: There is no such file, or it cannot be mapped.
     """
     path = Path(path)
-    try:
-        check_regular(path)
+    with reading(path):
         if path.suffix.lower() in TIFF:
-            return _tifffile().memmap(path, mode="r")
+            return _import_tifffile().memmap(path, mode="r")
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise PictureError(f"no such file: {path}") from error
-    except PictureError:
-        raise
-    except Exception as error:  # numpy and tifffile raise of every kind on broken files
-        raise PictureError(f"{path}: cannot be mapped into memory: {error}") from error
 
 
 def is_plain_tiff(path: Path) -> bool:
-    """Return whether a TIFF is one upright picture of uncompressed 8-bit RGB, to be mapped."""
+    """Return whether a TIFF is one upright image of uncompressed 8-bit RGB, which can be mapped."""
     try:
-        with _tifffile().TiffFile(path) as file:
+        with _import_tifffile().TiffFile(path) as file:
             page = file.pages.first
             upright = page.tags.get("Orientation")
             return (
@@ -57,31 +52,30 @@ def is_plain_tiff(path: Path) -> bool:
                 and (page.dtype, page.shape[2:]) == (np.uint8, (3,))
                 and (upright is None or upright.value == _UPRIGHT)
             )
-    except PictureError:
+    except MediaFileError:
         raise
-    except Exception:  # whatever it is, it is not that
+    except Exception:  # tifffile raises errors of every kind on other files
         return False
 
 
-class GrowingArray:
-    """A file that is filled from its first row down and takes its place when it is full.
+class ResumableArrayWriter:
+    """Write an array file row by row; the target is replaced when the array is complete.
 
-    Rows are written beside the target. Whoever is killed and starts the same job again goes on
-    behind the rows that were on disk; another job starts anew. The old file stays whole until the
-    new one is. Two runs cannot write the same target at once.
+    Rows go to a partial file beside the target. Restarting the same job resumes after the last
+    flushed row; a different job starts over. Two runs cannot write the same target at once.
 
     Args:
-        path: Target, with a suffix of `SUFFIXES`.
-        shape: Shape of the array; the third axis from the end counts rows, those before it are 1.
-            TIFF takes (h, w, 3).
-        dtype: Its dtype; TIFF takes uint8.
-        job: Everything that its content depends on.
+        path: Target, with one of `SUFFIXES`.
+        shape: Shape of the array, (..., rows, columns, channels) with leading axes of 1; TIFF takes
+            (h, w, 3).
+        dtype: Dtype of the array; TIFF takes uint8.
+        job: Everything that the content depends on, as JSON.
 
     Attributes:
-        rows: Rows written.
+        rows: Rows written so far.
 
     Raises:
-        PictureError: The suffix is another, or another run is writing this target.
+        MediaFileError: The suffix is not supported, or another run is writing this target.
         OSError: The file cannot be written, or is a folder, device or pipe.
     """
 
@@ -90,43 +84,43 @@ class GrowingArray:
     ):
         path = resolve_target(path)
         if path.suffix.lower() not in SUFFIXES:
-            raise PictureError(f"{path}: the suffix must be one of {', '.join(SUFFIXES)}")
+            raise MediaFileError(f"{path}: the suffix must be one of {', '.join(SUFFIXES)}")
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.shape, self.dtype = path, shape, np.dtype(dtype)
-        self._beside = path.with_name(f".{path.stem[:100]}.partial{path.suffix}")
-        self._state = self._beside.with_name(f"{self._beside.name}.json")
-        # Long names may share the files beside them, hence the path.
+        self._partial = path.with_name(f".{path.stem[:100]}.partial{path.suffix}")
+        self._state = self._partial.with_name(f"{self._partial.name}.json")
+        # Long names that begin alike share a partial file, hence the path.
         text = json.dumps([job, shape, dtype, os.fspath(path)], sort_keys=True)
         self._job = hashlib.sha256(text.encode()).hexdigest()
-        self._file = _open_alone(self._beside, path)
+        self._file = _open_locked(self._partial, path)
         self.rows = 0
         try:
             self.rows, offset = self._resume() or (0, self._create())
         except BaseException:
-            self.stop()
+            self.suspend()
             raise
         row_bytes = self.dtype.itemsize * int(np.prod(shape[-2:]))
         self._file.seek(offset + self.rows * row_bytes)
 
     @property
     def height(self) -> int:
-        """Rows of the full array."""
+        """Rows of the complete array."""
         return self.shape[-3]
 
     def append(self, rows: np.ndarray) -> None:
-        """Write the next rows; they count as on disk after `flush`."""
+        """Write the next rows; a restart finds them only after `flush`."""
         self._file.write(np.ascontiguousarray(rows, self.dtype).tobytes())
         self.rows += len(rows)
 
     def flush(self) -> None:
-        """Put the rows written on disk, then say so there."""
+        """Sync the rows to disk, then record their number."""
         self._file.flush()
         os.fsync(self._file.fileno())
         state = {"job": self._job, "rows": self.rows}
         write_files({self._state: json.dumps(state).encode()})
 
     def close(self) -> None:
-        """Put the full file in its place, with the mode of the old one.
+        """Replace the target with the complete file, keeping its mode.
 
         Raises:
             ValueError: Rows are missing.
@@ -136,13 +130,13 @@ class GrowingArray:
         self._file.flush()
         os.fsync(self._file.fileno())
         if self.path.exists():
-            self._beside.chmod(self.path.stat().st_mode & 0o777)
-        os.replace(self._beside, self.path)
+            self._partial.chmod(self.path.stat().st_mode & 0o777)
+        os.replace(self._partial, self.path)
         self._state.unlink(missing_ok=True)
         self._file.close()
 
-    def stop(self) -> None:
-        """Keep the rows so far for the next run of this job; without any leave nothing behind."""
+    def suspend(self) -> None:
+        """Keep the rows so far for the next run of this job; without any, clean up."""
         if not self.rows:
             self.discard()
             return
@@ -152,41 +146,43 @@ class GrowingArray:
             self._file.close()
 
     def discard(self) -> None:
-        """Leave nothing behind but the old file."""
+        """Remove the partial file; the target stays as it was."""
         self._state.unlink(missing_ok=True)
-        self._beside.unlink(missing_ok=True)
+        self._partial.unlink(missing_ok=True)
         self._file.close()
 
     def _resume(self) -> tuple[int, int] | None:
-        """Return the rows on disk and where they begin, if they are of this job and whole."""
-        # Whatever is broken is made anew.
+        """Return the number of rows on disk and their offset, if this job wrote them."""
+        # A broken partial file is started over.
         with contextlib.suppress(Exception):
             state = json.loads(self._state.read_text())
-            rows, array = state["rows"], open_array(self._beside)
-            fits = array.shape == self.shape and array.dtype == self.dtype
-            if state["job"] == self._job and fits and type(rows) is int and 0 < rows <= self.height:
+            rows, array = state["rows"], open_array(self._partial)
+            same = array.shape == self.shape and array.dtype == self.dtype
+            if state["job"] == self._job and same and type(rows) is int and 0 < rows <= self.height:
                 return rows, array.offset  # pyright: ignore[reportAttributeAccessIssue]
         return None
 
     def _create(self) -> int:
-        """Write a file of zeros; return where its rows begin."""
+        """Write a file of zeros; return the offset of its rows."""
         self._state.unlink(missing_ok=True)
         if self.path.suffix.lower() in TIFF:
             options = {"photometric": "rgb", "bigtiff": True, "metadata": None}
-            array = _tifffile().memmap(self._beside, shape=self.shape, dtype=self.dtype, **options)
+            array = _import_tifffile().memmap(
+                self._partial, shape=self.shape, dtype=self.dtype, **options
+            )
         else:
             array = np.lib.format.open_memmap(
-                self._beside, mode="w+", dtype=self.dtype, shape=self.shape
+                self._partial, mode="w+", dtype=self.dtype, shape=self.shape
             )
         return array.offset
 
 
-def _open_alone(path: Path, target: Path) -> BinaryIO:
-    """Open a file that no other run has open; a run that is killed lets go of it."""
+def _open_locked(path: Path, target: Path) -> BinaryIO:
+    """Open a file under a lock, which the system releases when this process ends."""
     while True:
-        # Not through a link, which somebody else may have put there.
+        # Never through a link: another user may have put it there.
         if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise PictureError(f"{path} is in the way: expected a file of an earlier run, or none")
+            raise MediaFileError(f"{path} is in the way: expected a partial file or none")
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
         file = os.fdopen(os.open(path, flags, 0o666), "r+b")
         if fcntl:
@@ -194,16 +190,16 @@ def _open_alone(path: Path, target: Path) -> BinaryIO:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 file.close()
-                raise PictureError(f"another run is writing {target}") from error
-        # Whoever had it may have put it in its place in between.
+                raise MediaFileError(f"another run is writing {target}") from error
+        # Another run may have completed and renamed it before the lock.
         if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.lstat()):
             return file
         file.close()
 
 
-def _tifffile() -> Any:
+def _import_tifffile() -> Any:
     try:
         import tifffile
     except ModuleNotFoundError as error:
-        raise PictureError("TIFF files need tifffile: pip install 'taesd-jax[big]'") from error
+        raise MediaFileError("TIFF files need tifffile: pip install 'taesd-jax[big]'") from error
     return tifffile

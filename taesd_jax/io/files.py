@@ -1,4 +1,4 @@
-"""Files: regular ones, locks, and writes that leave the old file whole until the new one is."""
+"""Atomic writes, locks, and checks that a path is a regular file."""
 
 from __future__ import annotations
 
@@ -9,54 +9,54 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import PictureError
+from ..errors import MediaFileError
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
 
-# What the system has opened for this process; to replace it would change nobody's output.
-_OPENED = ("/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/fd/")
+# Streams of this process: replacing the file behind one would lose its output.
+_STANDARD_STREAMS = ("/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/fd/")
 
 
 def write_files(files: Mapping[Path, bytes]) -> None:
-    """Write whole files together: all are on disk before the first takes its place.
+    """Write files atomically: all are on disk before the first replaces its target.
 
-    Missing folders are made; an existing file keeps its mode. A link stays a link: what it points
-    to is replaced.
+    Missing folders are created, and an existing file keeps its mode. A link stays a link; the file
+    that it points to is replaced.
 
     Raises:
-        OSError: A file cannot be written, or two are one. No destination has changed then, unless
-            the system refused to put a later one in its place.
+        OSError: A file cannot be written, or two paths lead to the same file. No target has changed
+            then, unless the system refused to rename a later file.
     """
-    places = {path: resolve_target(path) for path in files}
-    if len(set(places.values())) < len(places):
-        given = ", ".join(map(str, files))
-        raise OSError(errno.EINVAL, f"expected different files, got links to one: {given}")
+    targets = {path: resolve_target(path) for path in files}
+    if len(set(targets.values())) < len(targets):
+        paths = ", ".join(map(str, files))
+        raise OSError(errno.EINVAL, f"expected different files, got links to one: {paths}")
     written: list[tuple[Path, Path]] = []
     try:
-        for given, content in files.items():
-            path = places[given]
+        for requested, content in files.items():
+            path = targets[requested]
             path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_name(f".{secrets.token_hex(8)}.tmp")
+            temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
             mode = path.stat().st_mode & 0o777 if path.exists() else None
             with _naming(path):
-                # os.open, not tempfile: a new file gets the mode that the umask asks for.
-                descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-                written.append((beside, path))
+                # Not tempfile, whose files ignore the umask.
+                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+                written.append((temporary, path))
                 with os.fdopen(descriptor, "wb") as file:
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
             if mode is not None:
-                beside.chmod(mode)
+                temporary.chmod(mode)
         while written:
             os.replace(*written[0])
             written.pop(0)
     finally:
-        for beside, _ in written:
-            beside.unlink(missing_ok=True)
+        for temporary, _ in written:
+            temporary.unlink(missing_ok=True)
 
 
 def resolve_target(path: str | os.PathLike[str]) -> Path:
@@ -70,35 +70,49 @@ def resolve_target(path: str | os.PathLike[str]) -> Path:
         raise OSError(errno.EINVAL, "expected the name of a file", os.fspath(path))
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, "expected a file, got a folder", str(path))
-    if (target.exists() and not target.is_file()) or str(path).startswith(_OPENED):
+    if (target.exists() and not target.is_file()) or str(path).startswith(_STANDARD_STREAMS):
         raise OSError(errno.EINVAL, "expected a file, got a device or a pipe", str(path))
     return target
 
 
 def check_regular(path: Path) -> None:
-    """Raise PictureError for a folder, and for a pipe or device, which might never end."""
+    """Raise MediaFileError for a folder, and for a pipe or device, which might never end."""
     if path.exists() and not path.is_file():
         kind = "a folder" if path.is_dir() else "a pipe or a device"
-        raise PictureError(f"{path}: expected a file, got {kind}")
+        raise MediaFileError(f"{path}: expected a file, got {kind}")
 
 
 @contextmanager
-def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
-    """Keep a folder to this thread, where the system can.
+def reading(path: Path) -> Iterator[None]:
+    """Turn every error of reading a file into a MediaFileError that names it."""
+    try:
+        check_regular(path)
+        yield
+    except MediaFileError:
+        raise
+    except FileNotFoundError as error:
+        raise MediaFileError(f"no such file: {path}") from error
+    except Exception as error:  # Pillow, NumPy and tifffile raise every kind on broken files
+        raise MediaFileError(f"{path}: cannot be read: {error}") from error
+
+
+@contextmanager
+def locked(folder: Path, *, blocking: bool = True) -> Iterator[None]:
+    """Lock a folder against other processes and threads, where the system can.
 
     Args:
-        folder: One that exists.
-        wait: Until another has done with it; else that is an error.
+        folder: An existing folder.
+        blocking: Whether to wait for another lock to be released.
 
     Raises:
-        BlockingIOError: Another has it.
+        BlockingIOError: It is locked, and `blocking` is false.
     """
     if not fcntl:
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX if blocking else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
         os.close(descriptor)
@@ -106,7 +120,7 @@ def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Let an OSError name the file that was asked for: a full disk's names none."""
+    """Add the path to an OSError: the one of a full disk has none."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Pictures on disk: 8 bits and Pillow on one side, float images of [-1, 1] on the other."""
+"""Image files: 8 bits and Pillow on one side, float images in [-1, 1] on the other."""
 
 from __future__ import annotations
 
@@ -9,104 +9,101 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import PictureError
-from .files import check_regular, write_files
+from ..errors import MediaFileError
+from .files import reading, write_files
 
-# What Pillow decodes itself; for EPS it would start another program.
-_READ = ("AVIF", "BMP", "DDS", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI")
-_READ += ("PSD", "SGI", "TGA", "TIFF", "WEBP", "HEIF")  # the last by a plug-in
-# What keeps the size of every picture and, but for losses and GIF's palette, its colours.
-_WRITTEN = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "SGI", "TGA", "TIFF")
-_WRITTEN += ("WEBP",)
+# Formats that keep the size of every image and, except for losses and GIF's palette, its colours.
+_WRITABLE = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "SGI", "TGA", "TIFF",
+             "WEBP")  # fmt: skip
+# Formats that Pillow decodes itself; for EPS it would start another program. HEIF needs a plug-in.
+_READABLE = (*_WRITABLE, "DDS", "HEIF", "ICO", "MPO", "PSD", "QOI")
 
 
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read a picture as a float32 image (h, w, 3) in [-1, 1], as `read_pixels` does.
+    """Read an image file as float32 (h, w, 3) in [-1, 1]; see `read_pixels`.
 
     Raises:
-        PictureError: There is no such file, it is broken, or it holds floating point.
+        MediaFileError: There is no such file, it is broken, or it holds floating point.
     """
     return from_uint8(read_pixels(path))
 
 
 def read_pixels(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read a picture as 8-bit RGB (h, w, 3).
+    """Read an image file as 8-bit RGB (h, w, 3).
 
-    It is turned as its EXIF data says, alpha is laid over white, 16-bit grey is rounded to 8 bits,
-    and of an animation the first frame is taken. Formats that other programs would decode are not
-    read.
+    The EXIF rotation is applied, alpha is composited over white, 16-bit grey is rounded to 8 bits,
+    and an animation gives its first frame. Formats for which Pillow starts another program are
+    refused.
 
     Raises:
-        PictureError: There is no such file, it is broken, or it holds floating point.
+        MediaFileError: There is no such file, it is broken, or it holds floating point.
     """
     from PIL import Image, ImageOps
 
     path = Path(path)
-    try:
-        check_regular(path)
+    with reading(path):
         Image.init()
-        with Image.open(path, formats=[name for name in _READ if name in Image.OPEN]) as file:
-            picture = ImageOps.exif_transpose(file)
-            return _to_rgb(picture, file.format, path)
-    except FileNotFoundError as error:
-        raise PictureError(f"no such picture: {path}") from error
-    except PictureError:
-        raise
-    except Exception as error:  # Pillow's decoders raise of every kind on broken files
-        raise PictureError(f"{path}: not a whole picture: {error}") from error
+        with Image.open(path, formats=[name for name in _READABLE if name in Image.OPEN]) as file:
+            return _to_rgb(ImageOps.exif_transpose(file), file.format, path)
 
 
 def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
-    """Write a float image (h, w, 3) of [-1, 1] as a picture; values outside are clipped.
+    """Write an image (h, w, 3) in [-1, 1] to a file; values outside are clipped.
 
-    The suffix names the format. An existing file stays whole until the new one is on disk.
+    The suffix names the format. An existing file is replaced only when the new one is complete.
 
     Raises:
-        PictureError: The image is not finite or not (h, w, 3), or the format is unknown.
+        MediaFileError: The format is unknown or cannot hold an image of this size.
+        ValueError: The image is not (h, w, 3), or has NaN or infinity.
+        TypeError: The image is not floating point.
     """
     from PIL import Image
 
-    path = Path(path)
+    path, image = Path(path), np.asarray(image)
     if image.ndim != 3 or image.shape[-1] != 3:
-        raise PictureError(f"image must be (h, w, 3), got shape {image.shape}")
+        raise ValueError(f"image must be (h, w, 3), got shape {image.shape}")
     kind = Image.registered_extensions().get(path.suffix.lower())
-    if kind not in _WRITTEN:
-        raise PictureError(f"{path}: unknown picture format {path.suffix!r}; use .png or .jpg")
-    buffer = io.BytesIO()
+    if kind not in _WRITABLE:
+        raise MediaFileError(f"{path}: unknown image format {path.suffix!r}; use .png or .jpg")
+    pixels, buffer = to_uint8(image), io.BytesIO()
     options = {"quality": 95} if kind in ("JPEG", "WEBP") else {}
     try:
-        Image.fromarray(to_uint8(image)).save(buffer, kind, **options)
-    except Exception as error:  # of every kind, for example where a side is too long
-        raise PictureError(f"{path}: cannot be written as {kind}: {error}") from error
+        Image.fromarray(pixels).save(buffer, kind, **options)
+    except Exception as error:  # of any kind, for example where a side is too long
+        raise MediaFileError(f"{path}: cannot be written as {kind}: {error}") from error
     write_files({path: buffer.getvalue()})
 
 
 def from_uint8(pixels: np.ndarray) -> np.ndarray:
     """Map 8-bit values to float32 in [-1, 1].
 
+    Raises:
+        TypeError: The pixels are not uint8.
+
     >>> from_uint8(np.array([0, 255], np.uint8))
     array([-1.,  1.], dtype=float32)
     """
     if pixels.dtype != np.uint8:
-        raise PictureError(f"pixels must be uint8, got {pixels.dtype}")
+        raise TypeError(f"pixels must be uint8, got {pixels.dtype}")
     return pixels.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
     """Map [-1, 1] to 8 bits by rounding; values outside are clipped.
 
+    Raises:
+        ValueError: The image has NaN or infinity.
+        TypeError: The image has integers, whose range would be a guess.
+
     >>> to_uint8(np.array([-1.0, 0.0, 2.0], np.float32))
     array([  0, 128, 255], dtype=uint8)
-
-    Raises:
-        PictureError: A value is not finite, or they are integers, whose range would be a guess.
     """
     image = np.asarray(image)
     if np.issubdtype(image.dtype, np.integer) or image.dtype == bool:
-        raise PictureError(f"image must be floating point in [-1, 1], got {image.dtype}")
+        raise TypeError(f"image must be floating point in [-1, 1], got {image.dtype}")
     image = image.astype(np.float32)
     if not np.isfinite(image).all():
-        raise PictureError(
+        raise ValueError(
             "image has NaN or infinity; decode in float32 or bfloat16, and check the latent"
         )
     return np.round((np.clip(image, -1, 1) + 1) * np.float32(127.5)).astype(np.uint8)
@@ -123,9 +120,9 @@ def pad_image(image: np.ndarray, multiple: int) -> np.ndarray:
 
 
 def psnr(image: np.ndarray, other: np.ndarray) -> float:
-    """Return the peak signal-to-noise ratio of two images in dB, as their 8-bit pictures show it.
+    """Return the peak signal-to-noise ratio in dB of two images in [-1, 1], rounded to 8 bits.
 
-    10 log10(255^2 / mean squared error); infinite for equal pictures.
+    10 log10(255^2 / mean squared error); infinite for equal images.
 
     >>> psnr(np.zeros((2, 2, 3)), np.zeros((2, 2, 3)))
     inf
@@ -135,24 +132,24 @@ def psnr(image: np.ndarray, other: np.ndarray) -> float:
     return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
 
 
-def _to_rgb(picture: Any, kind: str | None, path: Path) -> np.ndarray:
+def _to_rgb(image: Any, kind: str | None, path: Path) -> np.ndarray:
     from PIL import Image
 
-    if picture.mode == "F":
-        raise PictureError(f"{path}: expected 8 or 16 bits a channel, got floating point")
-    if picture.mode == "I" and kind not in ("PNG", "PPM"):
-        raise PictureError(f"{path}: expected 8 or 16 bits a channel, got 32")
-    if picture.mode == "I" or picture.mode.startswith("I;16"):
-        grey = np.asarray(picture)
-        if (clear := picture.info.get("transparency")) is not None:
-            grey = np.where(grey == clear, 65535, grey)  # white
+    if image.mode == "F":
+        raise MediaFileError(f"{path}: expected 8 or 16 bits a channel, got floating point")
+    if image.mode == "I" and kind not in ("PNG", "PPM"):
+        raise MediaFileError(f"{path}: expected 8 or 16 bits a channel, got 32")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        grey = np.asarray(image)
+        if (transparent := image.info.get("transparency")) is not None:
+            grey = np.where(grey == transparent, 65535, grey)  # white
         grey = np.round(grey / 257).astype(np.uint8)  # 65535 = 255 * 257
         return np.repeat(grey[:, :, None], 3, axis=2)
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-        picture = Image.alpha_composite(white, picture)
-    pixels = np.asarray(picture.convert("RGB"))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    pixels = np.asarray(image.convert("RGB"))
     if 0 in pixels.shape:
-        raise PictureError(f"{path}: the picture is empty")
+        raise MediaFileError(f"{path}: the image is empty")
     return pixels

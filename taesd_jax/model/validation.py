@@ -55,13 +55,13 @@ def check_latent(latent: ArrayLike, config: AutoencoderTinyConfig) -> None:
     if len(shape) == 3 and shape[-1] == 4 * channels:
         raise ValueError(
             f"latent must be (n, h, w, {channels}), got packed tokens {shape}; unpack them with "
-            f"taesd_jax.unpack(tokens, size=(h, w))"
+            f"taesd_jax.unpack_latents(tokens, size=(h, w))"
         )
     if len(shape) == 4 and shape[-1] != channels and 4 * channels in (shape[1], shape[-1]):
         nchw = "" if shape[-1] == 4 * channels else ".transpose(0, 2, 3, 1)"
         raise ValueError(
             f"latent must be (n, h, w, {channels}), got patches {shape}; undo that with "
-            f"taesd_jax.unpatchify(patches{nchw})"
+            f"taesd_jax.unpatchify_latents(patches{nchw})"
         )
     hint = "divide 8-bit values by 255 and apply unscale_latents"
     _check(latent, "latent", channels, hint)

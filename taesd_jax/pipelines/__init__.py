@@ -1,1 +1,6 @@
-"""Adapters for pipelines that others wrote, one file each."""
+"""Adapters for the pipelines of other libraries, one file each."""
+
+from .keras_hub import replace_vae
+from .linen import FlaxAutoencoderTiny
+
+__all__ = ["FlaxAutoencoderTiny", "replace_vae"]

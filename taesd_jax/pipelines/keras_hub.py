@@ -1,4 +1,4 @@
-"""A tiny autoencoder inside keras-hub's Stable Diffusion 3, on Keras' JAX backend."""
+"""A tiny autoencoder in keras-hub's Stable Diffusion 3 tasks, on Keras' JAX backend."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from ..autoencoder import AutoencoderTiny
 
 
 def replace_vae(task: Any, vae: AutoencoderTiny) -> None:
-    """Let a keras-hub task decode, and encode, with a tiny autoencoder.
+    """Make a keras-hub task decode, and encode, with a tiny autoencoder.
 
-    Its backbone's `decode_step` and `encode_image_step` are replaced; without an encoder only the
-    former. The latents are the same, so a task's own encoder goes on working. Of other tasks that
-    share the backbone, set `generate_function` to None.
+    This replaces `decode_step` of the task's backbone and, if the encoder is loaded,
+    `encode_image_step`. Both autoencoders have the same latents, so the task's own encoder keeps
+    working. Set `generate_function = None` on other tasks that share the backbone.
 
     Args:
         task: `StableDiffusion3TextToImage`, `StableDiffusion3ImageToImage` or
@@ -20,10 +20,17 @@ def replace_vae(task: Any, vae: AutoencoderTiny) -> None:
         vae: taesd3, or a fine-tuned one.
 
     Raises:
+        ModuleNotFoundError: Keras is not installed.
         TypeError: The task is not one of these.
-        ValueError: Keras has another backend or array layout, or the latents are another model's.
+        ValueError: Keras has another backend or data format, or the task has latents of another
+            number of channels.
     """
-    import keras  # pyright: ignore[reportMissingImports]
+    try:
+        import keras  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "replace_vae needs Keras and keras-hub: pip install 'taesd-jax[keras-hub]'"
+        ) from error
 
     backbone: Any = getattr(task, "backbone", None)
     if not callable(getattr(backbone, "decode_step", None)) or not hasattr(task, "latent_shape"):
@@ -40,12 +47,12 @@ def replace_vae(task: Any, vae: AutoencoderTiny) -> None:
     channels = task.latent_shape[-1]
     if channels != vae.config.latent_channels:
         raise ValueError(
-            f"the task has latents of {channels} channels, this autoencoder of "
-            f"{vae.config.latent_channels}; stable diffusion 3 takes taesd3"
+            f"the task has latents of {channels} channels, this autoencoder has "
+            f"{vae.config.latent_channels}; Stable Diffusion 3 needs taesd3"
         )
     vae.check_loaded("decoder")
     backbone.decode_step = lambda latents: vae.decode(latents).sample
     if "encoder" in vae.params:
         backbone.encode_image_step = lambda images: vae.encode(images).latents
-    # Compiled for the old one.
+    # It was compiled with the replaced functions.
     task.generate_function = None

@@ -1,4 +1,4 @@
-"""A tiny autoencoder behind the calls that Linen pipelines make: diffusers' Flax, MaxDiffusion."""
+"""A tiny autoencoder with the interface of a Linen VAE, for diffusers' Flax and MaxDiffusion."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..outputs import DecoderOutput
 
 
 class PipelineConfig(dict):
-    """A config that pipelines read by attribute or by item."""
+    """Hold a config that pipelines read by attribute or by item."""
 
     def __getattr__(self, name: str) -> Any:
         """Return an item."""
@@ -26,10 +26,10 @@ class PipelineConfig(dict):
 
 
 class LatentDistribution(NamedTuple):
-    """What an encoder without randomness gives in place of a distribution.
+    """Stand in for the latent distribution of a VAE; a tiny encoder is deterministic.
 
     Attributes:
-        mean: Latents (n, h / 8, w / 8, z): NHWC, as pipelines expect at this place.
+        mean: Latents (n, h / 8, w / 8, z), NHWC as pipelines expect here.
     """
 
     mean: jax.Array
@@ -44,29 +44,33 @@ class LatentDistribution(NamedTuple):
 
 
 class EncoderOutput(NamedTuple):
-    """What `encode` returns.
+    """Hold the result of `encode`.
 
     Attributes:
-        latent_dist: Holds the latents.
+        latent_dist: The latents, as a distribution.
     """
 
     latent_dist: LatentDistribution
 
 
 class FlaxAutoencoderTiny:
-    """A stand-in for `FlaxAutoencoderKL` in a pipeline.
+    """Replace `FlaxAutoencoderKL` in a pipeline.
 
-    As any Linen module it holds no params: they are passed to `apply`. Images are NCHW in [-1, 1],
-    latents NCHW, or NHWC where only that fits or `layout` says so; results are NCHW images and NHWC
-    latents. The scaling factor is 1 and the shift 0, so a pipeline's own scaling changes nothing.
+    Like any Linen module it holds no params; they are passed to `apply`. `encode` maps NCHW images
+    in [-1, 1] to NHWC latents, `decode` maps NCHW or NHWC latents to NCHW images, as pipelines
+    expect. The scaling factor is 1 and the shift 0, so a pipeline's own scaling has no effect.
 
     Args:
         config: Architecture.
         dtype: Dtype of the computation and of the results; the input's by default.
-        layout: Of the latents that `decode` gets; without it NCHW wherever that fits.
+        data_format: "NCHW" or "NHWC", of the latents that `decode` takes; by default NCHW unless
+            only NHWC fits the number of channels.
 
     Attributes:
-        config: What pipelines read, by attribute or item; all are attributes of the module too.
+        config: The config that pipelines read; its items are attributes of the module too.
+
+    Raises:
+        ValueError: The data format is another.
     """
 
     def __init__(
@@ -74,17 +78,17 @@ class FlaxAutoencoderTiny:
         config: AutoencoderTinyConfig,
         *,
         dtype: DTypeLike | None = None,
-        layout: Literal["NCHW", "NHWC"] | None = None,
+        data_format: Literal["NCHW", "NHWC"] | None = None,
     ):
-        if layout not in (None, "NCHW", "NHWC"):
-            raise ValueError(f"layout must be 'NCHW' or 'NHWC', got {layout!r}")
-        self.architecture, self.dtype, self.layout = config, dtype, layout
+        if data_format not in (None, "NCHW", "NHWC"):
+            raise ValueError(f"data_format must be 'NCHW' or 'NHWC', got {data_format!r}")
+        self.architecture, self.dtype, self.data_format = config, dtype, data_format
         stages = len(config.decoder_block_out_channels)
         self.config = PipelineConfig(
             config.to_dict(),
             scaling_factor=1.0,
             shift_factor=0.0,
-            # Pipelines take the spatial factor to be 2 to the number of these, less one.
+            # Pipelines compute the spatial factor as 2 ** (len(block_out_channels) - 1).
             block_out_channels=config.decoder_block_out_channels[::-1],
             sample_size=64 * 2 ** (stages - 1),
         )
@@ -95,15 +99,15 @@ class FlaxAutoencoderTiny:
         name_or_path: str | os.PathLike[str],
         *,
         dtype: DTypeLike | None = None,
-        layout: Literal["NCHW", "NHWC"] | None = None,
+        data_format: Literal["NCHW", "NHWC"] | None = None,
         **options: Any,
     ) -> tuple[FlaxAutoencoderTiny, Params]:
-        """Load a checkpoint; returns the module and its params.
+        """Load a checkpoint and return the module and its params.
 
         Args:
             name_or_path: As for `AutoencoderTiny.from_pretrained`.
             dtype: Dtype of the computation and of the results; the input's by default.
-            layout: See the class.
+            data_format: As for the class.
             options: The other arguments of `AutoencoderTiny.from_pretrained`.
 
         Raises:
@@ -111,7 +115,7 @@ class FlaxAutoencoderTiny:
             CheckpointError: What is there is not a model of this family.
         """
         vae = AutoencoderTiny.from_pretrained(name_or_path, **options)
-        return cls(vae.config, dtype=dtype, layout=layout), vae.params
+        return cls(vae.config, dtype=dtype, data_format=data_format), vae.params
 
     def save_pretrained(self, path: str | os.PathLike[str], params: Params) -> None:
         """Write params to a folder in the diffusers layout, opened by `from_pretrained`.
@@ -122,7 +126,7 @@ class FlaxAutoencoderTiny:
         AutoencoderTiny(params, self.architecture).save_pretrained(path)
 
     def init_weights(self, rng: jax.Array, eval_only: bool = False) -> Params:
-        """Draw random params, or with eval_only return their shapes and dtypes."""
+        """Draw random params, or with `eval_only` return their shapes and dtypes."""
 
         def make(key: jax.Array) -> Params:
             return init(key, config=self.architecture)
@@ -142,14 +146,14 @@ class FlaxAutoencoderTiny:
 
         Args:
             variables: {"params": params}.
-            args: Of the method.
+            args: Positional arguments of the method.
             method: `vae.encode` or `vae.decode`, or its name.
-            rngs: Not used.
-            mutable: Not used.
-            options: Of the method, by name.
+            rngs: Ignored.
+            mutable: Ignored.
+            options: Keyword arguments of the method.
 
         Raises:
-            ValueError: The method is another one.
+            ValueError: There is no such method.
         """
         name = method if isinstance(method, str) else getattr(method, "__name__", None)
         if name not in ("encode", "decode"):
@@ -165,8 +169,8 @@ class FlaxAutoencoderTiny:
         *,
         vae: AutoencoderTiny | None = None,
     ) -> Any:
-        """Encode images (n, 3, h, w); returns `.latent_dist`. Called through `apply`."""
-        latents = _bound(vae).encode(_transposed(sample)).latents
+        """Encode images (n, 3, h, w) and return `.latent_dist`; called through `apply`."""
+        latents = _check_bound(vae).encode(_to_nhwc(sample)).latents
         distribution = LatentDistribution(latents)
         return EncoderOutput(distribution) if return_dict else (distribution,)
 
@@ -178,16 +182,16 @@ class FlaxAutoencoderTiny:
         *,
         vae: AutoencoderTiny | None = None,
     ) -> Any:
-        """Decode latents; returns `.sample`, images (n, 3, 8h, 8w). Called through `apply`.
+        """Decode latents and return `.sample`, images (n, 3, 8h, 8w); called through `apply`.
 
         Raises:
-            ValueError: The latents are of another model, packed, or not of `layout`.
+            ValueError: The latents are those of another model, packed, or not in `data_format`.
         """
         channels = self.architecture.latent_channels
-        last = latents.ndim == 4 and latents.shape[1] != channels == latents.shape[-1]
-        if self.layout == "NCHW" or (self.layout is None and not last):
-            latents = _transposed(latents)
-        image = _bound(vae).decode(latents).sample
+        only_nhwc = latents.ndim == 4 and latents.shape[1] != channels == latents.shape[-1]
+        if self.data_format == "NCHW" or (self.data_format is None and not only_nhwc):
+            latents = _to_nhwc(latents)
+        image = _check_bound(vae).decode(latents).sample
         image = jnp.transpose(image, (0, 3, 1, 2))
         return DecoderOutput(image) if return_dict else (image,)
 
@@ -197,14 +201,14 @@ class FlaxAutoencoderTiny:
         raise AttributeError(f"FlaxAutoencoderTiny has no attribute {name!r}")
 
 
-def _transposed(x: ArrayLike) -> jax.Array:
+def _to_nhwc(x: ArrayLike) -> jax.Array:
     x = jnp.asarray(x)
     if x.ndim != 4:
         raise ValueError(f"expected an NCHW array of rank 4, got shape {x.shape}")
     return jnp.transpose(x, (0, 2, 3, 1))
 
 
-def _bound(vae: AutoencoderTiny | None) -> AutoencoderTiny:
+def _check_bound(vae: AutoencoderTiny | None) -> AutoencoderTiny:
     if vae is None:
         raise ValueError("call it through vae.apply({'params': params}, ..., method=vae.decode)")
     return vae

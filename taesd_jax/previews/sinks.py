@@ -1,4 +1,4 @@
-"""What to do with previews: files, an animation, a notebook, a terminal."""
+"""Consumers of previews: numbered files, an animation, a notebook, a terminal."""
 
 from __future__ import annotations
 
@@ -10,52 +10,52 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import PictureError
+from ..errors import MediaFileError
 from ..io.files import write_files
 
 
 class SaveFrames:
-    """Save each picture as a numbered PNG, `folder/step_00012.png`.
+    """Save each preview as a numbered PNG, `folder/step_00012.png`.
 
-    Further ones of a step, as vmap and other devices give them, get a second number.
+    Further previews of the same step, from vmap or several devices, get a second number.
 
     Args:
-        folder: Where; made if it is missing.
+        folder: Folder of the files; created if missing.
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
         self.folder = Path(folder)
-        self._seen: Counter[int] = Counter()
+        self._saved: Counter[int] = Counter()
 
     def __call__(self, step: int, pixels: np.ndarray) -> None:
-        """Save a picture."""
-        again = f"_{self._seen[step]}" if self._seen[step] else ""
-        self._seen[step] += 1
-        write_files({self.folder / f"step_{step:05}{again}.png": _png(side_by_side(pixels))})
+        """Save a preview."""
+        number = f"_{self._saved[step]}" if self._saved[step] else ""
+        self._saved[step] += 1
+        write_files({self.folder / f"step_{step:05}{number}.png": _png(side_by_side(pixels))})
 
 
 class WriteAnimation:
-    """Write all pictures as one animation when the stream is closed.
+    """Write all previews as one animation when the stream is closed.
 
     Args:
         path: A .gif or .webp file.
-        seconds: How long each picture stands; the last stands five times as long.
+        seconds: Duration of each preview; the last lasts five times as long.
 
     Raises:
-        PictureError: The suffix is another.
+        MediaFileError: The suffix is not .gif or .webp.
         ValueError: The seconds are not positive.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, seconds: float = 0.1):
         self.path, self.seconds = Path(path), seconds
         if self.path.suffix.lower() not in (".gif", ".webp"):
-            raise PictureError(f"{path}: an animation must be .gif or .webp")
+            raise MediaFileError(f"{path}: an animation must be .gif or .webp")
         if not seconds > 0:
             raise ValueError(f"seconds must be positive, got {seconds}")
         self._frames: list[tuple[int, np.ndarray]] = []
 
     def __call__(self, step: int, pixels: np.ndarray) -> None:
-        """Keep a picture."""
+        """Add a preview."""
         self._frames.append((step, side_by_side(pixels)))
 
     def close(self) -> None:
@@ -77,30 +77,37 @@ class WriteAnimation:
 
 
 class ShowInNotebook:
-    """Show the newest picture in the output of the notebook cell that makes this."""
+    """Show the latest preview in the output of the notebook cell that creates this object.
+
+    Raises:
+        ModuleNotFoundError: IPython is not installed.
+    """
 
     def __init__(self):
         try:
             from IPython import display  # pyright: ignore[reportMissingImports]
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                "notebooks need IPython: pip install 'taesd-jax[notebooks]'"
+                "ShowInNotebook needs IPython: pip install 'taesd-jax[notebooks]'"
             ) from error
         self._image = display.Image
         self._handle = display.DisplayHandle()
         self._handle.display(display.Markdown("*waiting*"))
 
     def __call__(self, step: int, pixels: np.ndarray) -> None:
-        """Replace the picture."""
+        """Replace the preview."""
         self._handle.update(self._image(_png(side_by_side(pixels)), alt=f"step {step}"))
 
 
 class ShowInTerminal:
-    """Show the newest picture in the terminal, two pixels to a character.
+    """Show the latest preview in the terminal, two pixels per character.
 
     Args:
         width: Columns of the terminal to use.
-        console: A `rich.console.Console`; standard output without it.
+        console: A `rich.console.Console`; standard output by default.
+
+    Raises:
+        ModuleNotFoundError: rich is not installed.
     """
 
     def __init__(self, *, width: int = 64, console: Any = None):
@@ -109,19 +116,19 @@ class ShowInTerminal:
             from rich.text import Text
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                "the terminal needs rich: pip install 'taesd-jax[terminal]'"
+                "ShowInTerminal needs rich: pip install 'taesd-jax[terminal]'"
             ) from error
         self.width, self._text = width, Text
         self._live = Live(console=console, auto_refresh=False)
         self._live.start()
 
     def __call__(self, step: int, pixels: np.ndarray) -> None:
-        """Replace the picture."""
+        """Replace the preview."""
         from PIL import Image
 
-        picture = Image.fromarray(side_by_side(pixels))
-        height = max(1, round(picture.height * self.width / picture.width / 2))
-        small = np.asarray(picture.resize((self.width, 2 * height)))
+        image = Image.fromarray(side_by_side(pixels))
+        height = max(1, round(image.height * self.width / image.width / 2))
+        small = np.asarray(image.resize((self.width, 2 * height)))
         text = self._text(f"step {step}\n")
         for upper, lower in zip(small[::2], small[1::2], strict=True):
             for (r, g, b), (r2, g2, b2) in zip(upper.tolist(), lower.tolist(), strict=True):
@@ -130,12 +137,12 @@ class ShowInTerminal:
         self._live.update(text, refresh=True)
 
     def close(self) -> None:
-        """Leave the last picture standing."""
+        """Stop updating; the last preview stays."""
         self._live.stop()
 
 
 def side_by_side(pixels: np.ndarray) -> np.ndarray:
-    """Put the images (n, h, w, 3) of a batch into one row (h, n * w, 3).
+    """Concatenate a batch of images (n, h, w, 3) into one row (h, n * w, 3).
 
     >>> side_by_side(np.zeros((2, 8, 16, 3), np.uint8)).shape
     (8, 32, 3)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import PictureError
+from ..errors import MediaFileError
 from ..io.images import from_uint8, read_pixels, to_uint8
 from .recipe import Recipe
 
@@ -37,12 +37,12 @@ class Crops:
         memory: Bytes of decoded images to keep.
 
     Raises:
-        PictureError: There are no images.
+        MediaFileError: There are no images.
     """
 
     def __init__(self, images: Sequence[Path], recipe: Recipe, *, memory: int = 2**31):
         if not images:
-            raise PictureError("there are no images to train on")
+            raise MediaFileError("there are no images to train on")
         self.images, self.recipe, self.memory = list(images), recipe, memory
         self._skipped: set[Path] = set()
         self._decoded: collections.OrderedDict[Path, np.ndarray] = collections.OrderedDict()
@@ -55,7 +55,7 @@ class Crops:
         """Return a crop (crop_size, crop_size, 3) of 8 bits.
 
         Raises:
-            PictureError: None of the images can be used.
+            MediaFileError: None of the images can be used.
         """
         recipe = self.recipe
         rng = np.random.default_rng((recipe.seed, number))
@@ -67,7 +67,7 @@ class Crops:
                 crop = next(crops) if recipe.crop_candidates == 1 else max(crops, key=_busyness)
                 crop = augment(rng, crop, hue=recipe.hue, saturation=recipe.saturation)
                 return to_uint8(crop)
-        raise PictureError(f"none of the {len(self.images)} images can be used")
+        raise MediaFileError(f"none of the {len(self.images)} images can be used")
 
     def _cut(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         h, w, _ = pixels.shape
@@ -86,7 +86,7 @@ class Crops:
         try:
             pixels = read_pixels(path)
             check_size(path, pixels, self.recipe.crop_size)
-        except (PictureError, OSError) as error:
+        except (MediaFileError, OSError) as error:
             with self._lock:
                 if path not in self._skipped:
                     self._skipped.add(path)
@@ -137,10 +137,10 @@ def resize_square(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def check_size(path: Path, pixels: np.ndarray, minimum: int) -> None:
-    """Raise PictureError for an image (h, w, 3) with a side below the minimum."""
+    """Raise MediaFileError for an image (h, w, 3) with a side below the minimum."""
     h, w, _ = pixels.shape
     if min(h, w) < minimum:
-        raise PictureError(f"{path}: {w}x{h} is too small, need at least {minimum} pixels a side")
+        raise MediaFileError(f"{path}: {w}x{h} is too small, need at least {minimum} pixels a side")
 
 
 def list_images(sources: Iterable[str | os.PathLike[str]]) -> list[Path]:
@@ -149,7 +149,7 @@ def list_images(sources: Iterable[str | os.PathLike[str]]) -> list[Path]:
     Folders and patterns are sorted, and leave out the sample sheets of trainings.
 
     Raises:
-        PictureError: A source does not exist or has no images.
+        MediaFileError: A source does not exist or has no images.
     """
     images: dict[Path, Path] = {}
     for each in sources:
@@ -164,9 +164,9 @@ def list_images(sources: Iterable[str | os.PathLike[str]]) -> list[Path]:
             files = [p for p in map(Path, glob.glob(source, recursive=True)) if p.is_file()]
             files = _without_sheets(files)
         if not (files or path.exists() or glob.has_magic(source)):
-            raise PictureError(f"no such file or folder: {source!r}")
+            raise MediaFileError(f"no such file or folder: {source!r}")
         if not files:
-            raise PictureError(f"no images in {source!r}; they end with {', '.join(SUFFIXES)}")
+            raise MediaFileError(f"no images in {source!r}; they end with {', '.join(SUFFIXES)}")
         images |= {file.resolve(): file for file in sorted(files)}
     return list(images.values())
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..errors import PictureError
+from ..errors import MediaFileError
 from ..io.images import psnr, read_pixels
 from ..model.functional import Params
 from ..strategies.run import decode, encode
@@ -33,7 +33,7 @@ class Evaluator:
     or are too small, are reported and left out.
 
     Raises:
-        PictureError: None of the images can be used.
+        MediaFileError: None of the images can be used.
         ValueError: `eval_size` does not fit the student.
     """
 
@@ -99,7 +99,7 @@ def _read_squares(paths: Sequence[str | os.PathLike[str]], size: int) -> jax.Arr
         try:
             pixels = read_pixels(path)
             check_size(path, pixels, size)
-        except PictureError as error:
+        except MediaFileError as error:
             warnings.warn(f"skipped {error}", stacklevel=4)
             continue
         h, w, _ = pixels.shape
@@ -107,5 +107,5 @@ def _read_squares(paths: Sequence[str | os.PathLike[str]], size: int) -> jax.Arr
         top, left = (h - side) // 2, (w - side) // 2
         images.append(resize_square(pixels[top : top + side, left : left + side], size))
     if not images:
-        raise PictureError(f"none of the {len(paths)} held-out images can be used")
+        raise MediaFileError(f"none of the {len(paths)} held-out images can be used")
     return jnp.stack(images)

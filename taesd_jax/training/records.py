@@ -83,10 +83,10 @@ class Checkpoints:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, *, wait: bool) -> Iterator[None]:
+def locked(folder: Path, *, blocking: bool) -> Iterator[None]:
     """Create a folder and keep other processes out of it, where the system can.
 
-    With `wait` it waits for another process to leave.
+    With `blocking` it waits for another process to leave.
 
     Raises:
         TrainingError: Another process works in it.
@@ -94,7 +94,7 @@ def locked(folder: Path, *, wait: bool) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(files.locked(folder, wait=wait))
+            stack.enter_context(files.locked(folder, blocking=blocking))
         except BlockingIOError as error:
             raise TrainingError(f"another process trains in {folder}") from error
         yield

@@ -72,7 +72,7 @@ class TeacherCache:
             TrainingError: See `TeacherCache`.
         """
         # Another training that shares the folder waits until everything is there.
-        with locked(self.folder, wait=True):
+        with locked(self.folder, blocking=True):
             self._check_metadata()
             write_metadata(self._metadata_file, self._metadata)
             pool = ThreadPoolExecutor(_THREADS)

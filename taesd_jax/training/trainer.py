@@ -84,12 +84,12 @@ def train(
         TrainingError: The folder has a training and `resume` is not set, or another training, or
             another decoder than the one for an encoder's images; a loss or param is not finite.
         CheckpointError: The other component in the folder cannot be read.
-        PictureError: No image can be used.
+        MediaFileError: No image can be used.
         ValueError: The recipe or options do not fit the student, the teacher or each other.
     """
     options = options or RunOptions()
     training = _prepare(Path(folder).absolute(), images, student, teacher, recipe, options)
-    with locked(training.folder, wait=False):
+    with locked(training.folder, blocking=False):
         state = _run_steps(training)
         return _finish(training, state)
 
@@ -186,7 +186,7 @@ def _finish(training: _Training, state: State) -> Params:
     trained = {component: jax.tree.map(np.asarray, state.ema)}
     model = AutoencoderTiny(training.student.params | trained, training.student.config)
     # A training of the other component may end at this moment.
-    with locked(path.parent, wait=True):
+    with locked(path.parent, blocking=True):
         params, config = _join(path, model, component)
         weights.save(path, params, config, format="original")
     return trained

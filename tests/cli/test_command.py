@@ -15,7 +15,7 @@ from PIL import Image
 
 import taesd_jax
 from taesd_jax.cli import main
-from taesd_jax.io.images import psnr, read_image, to_uint8, write_image
+from taesd_jax.io import psnr, read_image, to_uint8, write_image
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def folder(working_folder):
 
 
 @pytest.fixture
-def picture(folder, photos):
+def photo(folder, photos):
     """A photograph of 37 x 21 pixels, which 8 does not divide."""
     write_image("cat.png", photos["cat"][100:121, 100:137])
     return folder / "cat.png"
@@ -48,16 +48,16 @@ def refuse(capsys, message, *args):
 
 
 @pytest.mark.parametrize("format_", ["npz", "npy", "safetensors", "png"])
-def test_encode_then_decode(capsys, picture, format_):
-    out = run(capsys, "encode", picture, "--model", "m.safetensors", "--format", format_)
+def test_encode_then_decode(capsys, photo, format_):
+    out = run(capsys, "encode", photo, "--model", "m.safetensors", "--format", format_)
     assert re.search(rf"cat\.latent\.{format_}\b.*3x5x4", out)
-    latent = picture.with_name(f"cat.latent.{format_}")
+    latent = photo.with_name(f"cat.latent.{format_}")
     out = run(capsys, "decode", latent, "--model", "m.safetensors")
     size = "40x24" if format_ == "npy" else "37x21"
     assert re.search(rf"cat\.decoded\.png\b.*{size}", out)
     decoded = read_image("cat.decoded.png")
     vae = taesd_jax.AutoencoderTiny.from_pretrained("m.safetensors")
-    image = read_image(picture)
+    image = read_image(photo)
     padded = np.pad(image, ((0, 3), (0, 3), (0, 0)), mode="edge")[None]
     expected = np.asarray((vae(padded) if format_ == "png" else vae.decode(
         vae.encode(padded).latents)).sample)[0]  # fmt: skip
@@ -67,17 +67,17 @@ def test_encode_then_decode(capsys, picture, format_):
     assert np.abs(difference).max() <= 1
 
 
-def test_roundtrip_writes_both_side_by_side(capsys, picture):
-    out = run(capsys, "roundtrip", picture, "--model", "m.safetensors", "-o", "both.png")
-    both, image = read_image("both.png"), read_image(picture)
+def test_roundtrip_writes_both_side_by_side(capsys, photo):
+    out = run(capsys, "roundtrip", photo, "--model", "m.safetensors", "-o", "both.png")
+    both, image = read_image("both.png"), read_image(photo)
     assert both.shape == (21, 74, 3)
     np.testing.assert_array_equal(both[:, :37], image)
-    stated = float(re.search(r"37x21.*PSNR (-?[\d.]+) dB", out)[1])
-    assert stated == pytest.approx(psnr(image, both[:, 37:]), abs=0.005)
+    reported = float(re.search(r"37x21.*PSNR (-?[\d.]+) dB", out)[1])
+    assert reported == pytest.approx(psnr(image, both[:, 37:]), abs=0.005)
 
 
-def test_several_pictures_and_globs(capsys, picture):
-    shutil.copy(picture, "dog.png")
+def test_several_images_and_globs(capsys, photo):
+    shutil.copy(photo, "dog.png")
     out = run(capsys, "encode", "*.png", "cat.png", "--model", "m.safetensors", "-o", "out/")
     assert "[1/2] out/cat.latent.npz" in out
     assert "[2/2] out/dog.latent.npz" in out
@@ -87,8 +87,8 @@ def test_several_pictures_and_globs(capsys, picture):
     assert sorted(os.listdir("out"))[::2] == ["cat.decoded.png", "dog.decoded.png"]
 
 
-def test_one_broken_picture_does_not_stop_the_others(capsys, picture):
-    (picture.parent / "a.png").write_text("no picture")
+def test_one_broken_image_does_not_stop_the_others(capsys, photo):
+    (photo.parent / "a.png").write_text("no image")
     assert main(["encode", "a.png", "cat.png", "--model", "m.safetensors"]) == 1
     out, err = capsys.readouterr()
     assert "[2/2] cat.latent.npz" in out
@@ -97,17 +97,17 @@ def test_one_broken_picture_does_not_stop_the_others(capsys, picture):
     assert not os.path.exists("a.latent.npz")
 
 
-def test_links_in_a_loop_and_pipes_do_not_stop_the_others(capsys, picture):
+def test_links_in_a_loop_and_pipes_do_not_stop_the_others(capsys, photo):
     os.symlink("loop.jpg", "loop.jpg")
     os.mkfifo("pipe.npy")
-    args = ["loop.jpg", "pipe.npy", picture, "--model", "m.safetensors", "-o", "out/"]
+    args = ["loop.jpg", "pipe.npy", photo, "--model", "m.safetensors", "-o", "out/"]
     err = run(capsys, "encode", *args, status=1)
     assert "loop.jpg" in err.splitlines()[0]
     assert re.search(r"pipe\.npy.*pipe", err.splitlines()[1])
     assert len(os.listdir("out")) == 1
 
 
-def test_a_batch_of_latents_gives_numbered_pictures(capsys, folder):
+def test_a_batch_of_latents_gives_numbered_images(capsys, folder):
     np.save("z.npy", np.random.default_rng(0).standard_normal((2, 2, 3, 4)).astype(np.float32))
     run(capsys, "decode", "z.npy", "--model", "m.safetensors", "-o", "z.png")
     assert sorted(p for p in os.listdir() if p.endswith("png")) == ["z-0.png", "z-1.png"]
@@ -117,17 +117,27 @@ def test_nchw_latents(capsys, folder):
     z = np.random.default_rng(0).standard_normal((1, 2, 3, 4)).astype(np.float32)
     np.save("nhwc.npy", z)
     np.save("nchw.npy", z.transpose(0, 3, 1, 2))
-    message = r"nchw\.npy.*NCHW.*--layout nchw"
+    message = r"nchw\.npy.*NCHW.*--data-format NCHW"
     refuse(capsys, message, "decode", "nchw.npy", "--model", "m.safetensors")
-    run(capsys, "decode", "nchw.npy", "--layout", "nchw", "--model", "m.safetensors", "-o", "a.png")
+    run(
+        capsys,
+        "decode",
+        "nchw.npy",
+        "--data-format",
+        "nchw",
+        "--model",
+        "m.safetensors",
+        "-o",
+        "a.png",
+    )
     run(capsys, "decode", "nhwc.npy", "--model", "m.safetensors", "-o", "b.png")
     np.testing.assert_array_equal(read_image("a.png"), read_image("b.png"))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_dtype_and_device(capsys, picture, dtype):
+def test_dtype_and_device(capsys, photo, dtype):
     options = "--model", "m.safetensors", "--dtype", dtype, "--device", "cpu"
-    run(capsys, "encode", picture, "-o", "z.safetensors", *options)
+    run(capsys, "encode", photo, "-o", "z.safetensors", *options)
     from safetensors import safe_open
 
     with safe_open("z.safetensors", framework="numpy") as file:
@@ -138,37 +148,37 @@ def test_dtype_and_device(capsys, picture, dtype):
            "--model", "m.safetensors", "--device", "tpu")  # fmt: skip
 
 
-def test_clipping_by_a_png_is_told(capsys, picture):
+def test_clipping_by_a_png_is_told(capsys, photo):
     params, config = random_model(SMALL)
     params["encoder"]["layers_14"]["bias"] += 10
     taesd_jax.save("loud.safetensors", params, config, format="flax")
-    out = run(capsys, "encode", picture, "--model", "loud.safetensors", "--format", "png")
+    out = run(capsys, "encode", photo, "--model", "loud.safetensors", "--format", "png")
     assert re.search(r"100\.00%.*clipped", out)
 
 
-def test_outputs_never_replace_inputs_or_each_other(capsys, picture):
+def test_outputs_never_replace_inputs_or_each_other(capsys, photo):
     options = "--model", "m.safetensors"
-    before = picture.read_bytes()
-    refuse(capsys, r"cat\.png.*input", "roundtrip", picture, "-o", picture, *options)
+    before = photo.read_bytes()
+    refuse(capsys, r"cat\.png.*input", "roundtrip", photo, "-o", photo, *options)
     os.mkdir("other")
-    shutil.copy(picture, "other/cat.png")
+    shutil.copy(photo, "other/cat.png")
     message = r"cat\.png.*other/cat\.png.*out/cat\.latent\.npz"
     refuse(capsys, message, "encode", "cat.png", "other/cat.png", "-o", "out", *options)
     refuse(capsys, r"2 .*folder.*m\.safetensors", "encode", "cat.png",
            "other/cat.png", "-o", "m.safetensors", *options)  # fmt: skip
-    assert picture.read_bytes() == before
+    assert photo.read_bytes() == before
     assert not os.path.exists("out")
 
 
-def test_format_and_output_must_agree(capsys, picture):
+def test_format_and_output_must_agree(capsys, photo):
     options = "--model", "m.safetensors"
     message = r"z\.npy.*\.png.*--format"
-    refuse(capsys, message, "encode", picture, "-o", "z.npy", "--format", "png", *options)
-    run(capsys, "encode", picture, "-o", "z.npy", *options)
+    refuse(capsys, message, "encode", photo, "-o", "z.npy", "--format", "png", *options)
+    run(capsys, "encode", photo, "-o", "z.npy", *options)
     assert np.load("z.npy").shape == (1, 3, 5, 4)
 
 
-def test_patterns_leave_out_our_own_results(capsys, picture):
+def test_patterns_leave_out_our_own_results(capsys, photo):
     options = "--model", "m.safetensors"
     for _ in range(2):
         out = run(capsys, "roundtrip", "*.png", *options)
@@ -201,7 +211,7 @@ def test_config_warnings_are_one_line(capsys, folder):
     assert re.fullmatch(r"taesd-jax: warning: .*\['sampel'\]\n", err)
 
 
-def test_errors_are_one_line(capsys, picture):
+def test_errors_are_one_line(capsys, photo):
     for message, args in (
         (r"'\./nothing'", ["roundtrip", "cat.png", "--model", "./nothing"]),
         (r"'x\*\.png'", ["roundtrip", "x*.png", "--model", "m.safetensors"]),
@@ -218,17 +228,17 @@ def test_errors_are_one_line(capsys, picture):
     assert exit_.value.code == 2
 
 
-def test_half_a_model_says_so_before_any_work(capsys, picture):
+def test_one_component_says_so_before_any_work(capsys, photo):
     params, config = random_model(SMALL)
     del params["encoder"]
-    taesd_jax.save("half", params, config, format="original")
-    message = r"encoder.*half_encoder\.safetensors"
-    refuse(capsys, message, "roundtrip", picture, "--model", "half")
+    taesd_jax.save("part", params, config, format="original")
+    message = r"encoder.*part_encoder\.safetensors"
+    refuse(capsys, message, "roundtrip", photo, "--model", "part")
     np.save("z.npy", np.zeros((1, 2, 2, 4), np.float32))
-    run(capsys, "decode", "z.npy", "--model", "half")
+    run(capsys, "decode", "z.npy", "--model", "part")
 
 
-def test_a_latent_that_lies_about_its_picture(capsys, folder):
+def test_a_latent_that_lies_about_its_image(capsys, folder):
     np.savez("z.npz", latent=np.zeros((1, 2, 2, 4), np.float32), image_size=np.array([17, 9]))
     message = r"z\.npz.*9x17.*16x16"
     refuse(capsys, message, "decode", "z.npz", "--model", "m.safetensors")
@@ -266,8 +276,8 @@ def test_convert_between_layouts(capsys, folder):
     assert says(out, "h.safetensors", "flax from flax")
     again = taesd_jax.load("f.safetensors").params
     jax.tree.map(np.testing.assert_array_equal, again, params)
-    half = taesd_jax.load("h.safetensors").params
-    assert {p.dtype.name for p in jax.tree.leaves(half)} == {"bfloat16"}
+    stored = taesd_jax.load("h.safetensors").params
+    assert {p.dtype.name for p in jax.tree.leaves(stored)} == {"bfloat16"}
     assert sorted(os.listdir("d")) == ["config.json", "diffusion_pytorch_model.safetensors"]
     for target, format in (("x.safetensors", "original"), ("x.pth", "pth"), ("x.PTH", None)):
         args = ["convert", "d", target, *(["--to", format] if format else [])]
@@ -298,7 +308,7 @@ def test_it_runs_as_a_module_and_a_script(folder, photos):
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", done.stdout)
 
 
-def test_pictures_come_out_as_pictures(capsys, picture):
-    run(capsys, "roundtrip", picture, "--model", "m.safetensors", "-o", "x.jpg")
+def test_jpeg_is_written_as_jpeg(capsys, photo):
+    run(capsys, "roundtrip", photo, "--model", "m.safetensors", "-o", "x.jpg")
     with Image.open("x.jpg") as file:
         assert (file.format, file.size) == ("JPEG", (74, 21))

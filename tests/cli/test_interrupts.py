@@ -14,17 +14,17 @@ from models import SMALL, random_model
 
 import taesd_jax
 from taesd_jax import cli
-from taesd_jax.io.images import write_image
+from taesd_jax.io import write_image
 
 pytestmark = pytest.mark.process
 
 
 @pytest.fixture
 def work(working_folder):
-    """Make a folder with a model and a picture."""
+    """Make a folder with a model and an image."""
     taesd_jax.save("model.safetensors", *random_model(SMALL), format="flax")
     rng = np.random.default_rng(0)
-    write_image("picture-0.png", rng.uniform(-1, 1, (40, 40, 3)).astype("f4"))
+    write_image("image-0.png", rng.uniform(-1, 1, (40, 40, 3)).astype("f4"))
     return working_folder
 
 
@@ -47,7 +47,7 @@ LONG = {
 
 @pytest.fixture
 def long_work(work):
-    """Add a latent and a picture that take much longer than any of the waits."""
+    """Add a latent and an image that take much longer than any of the waits."""
     rng = np.random.default_rng(0)
     np.save("large.npy", rng.standard_normal((1, 2048, 256, 4)).astype("f4"))
     row = rng.uniform(-1, 1, (1, 2000, 3)).astype("f4")
@@ -82,7 +82,7 @@ def test_an_interrupted_decode_goes_on(work, capsys):
     # Long enough to be met in its midst, and decoded to its end twice.
     np.save("large.npy", np.random.default_rng(0).standard_normal((1, 1024, 64, 4)).astype("f4"))
     process = start_in_terminal(LONG["decode"])
-    # It writes beside the target, and says there how far it is.
+    # It records its progress in a file beside the target.
     while not list(work.glob(".out.partial*.json")):
         assert process.poll() is None
         time.sleep(0.02)
@@ -147,7 +147,7 @@ def test_names_that_are_no_text(locale, work):
         return subprocess.run(command, capture_output=True, check=False, env=environment)
 
     name = b"b\xe4ren\xff.png"
-    os.rename("picture-0.png", name)
+    os.rename("image-0.png", name)
     done = run("roundtrip", name, "--model", "model.safetensors")
     assert done.returncode == 0, done.stderr
     assert name in done.stdout
@@ -176,7 +176,7 @@ def test_output_that_goes_nowhere(arguments, work):
 
 def test_names_that_the_terminal_cannot_show(work):
     for name in ("\u732b.png", "last.png"):
-        Path(name).write_bytes(Path("picture-0.png").read_bytes())
+        Path(name).write_bytes(Path("image-0.png").read_bytes())
     arguments = ["encode", "\u732b.png", "last.png", "--model", "model.safetensors"]
     process = start(*arguments, PYTHONIOENCODING="cp1252", PYTHONUTF8="0")
     out, err = process.communicate(timeout=60)

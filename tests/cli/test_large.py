@@ -1,6 +1,5 @@
-"""Files larger than memory: exact, resumed after a kill, never half written."""
+"""Files larger than memory: exact, resumed after a kill, never partly written."""
 
-import contextlib
 import json
 
 import numpy as np
@@ -8,10 +7,17 @@ import pytest
 from models import SMALL, image, latent, random_model
 
 import taesd_jax
-from taesd_jax import PictureError, cli
-from taesd_jax.io.arrays import GrowingArray, is_plain_tiff, open_array
-from taesd_jax.io.images import from_uint8, pad_image, to_uint8, write_image
-from taesd_jax.io.latents import write_latent
+from taesd_jax import MediaFileError, cli
+from taesd_jax.io import (
+    ResumableArrayWriter,
+    from_uint8,
+    open_array,
+    pad_image,
+    to_uint8,
+    write_image,
+    write_latent,
+)
+from taesd_jax.io.arrays import is_plain_tiff
 
 tifffile = pytest.importorskip("tifffile")
 
@@ -31,12 +37,12 @@ def test_decode_into_a_mapped_file(model, tmp_path, suffix):
     path, params, config = model
     z = latent(config, (37, 9))
     np.save(tmp_path / "z.npy", z[0])
-    target = tmp_path / f"picture{suffix}"
+    target = tmp_path / f"image{suffix}"
     target.write_bytes(b"old")
     command = ["decode", str(tmp_path / "z.npy"), "-o", str(target), "--model", str(path)]
     assert cli.main(command) == 0
     expected = to_uint8(np.asarray(taesd_jax.decode(params, z, config=config)[0]))
-    # Rounding before 8 bits may turn a value that lies between two.
+    # Rounding before 8 bits may turn a value that lies half way between two levels.
     difference = np.abs(open_array(target).astype(int) - expected.astype(int))
     assert difference.max() <= 1
     assert np.mean(difference > 0) < 1e-3
@@ -47,7 +53,7 @@ def test_decode_into_a_mapped_file(model, tmp_path, suffix):
 def test_encode_a_mapped_file(model, tmp_path, suffix):
     path, params, config = model
     pixels = to_uint8(image(config, (77, 50))[0])
-    source, target = tmp_path / f"picture{suffix}", tmp_path / "z.npy"
+    source, target = tmp_path / f"image{suffix}", tmp_path / "z.npy"
     if suffix == ".npy":
         np.save(source, pixels)
     else:
@@ -66,7 +72,7 @@ def killed(array):
 
 def begun(target, rows, job="a"):
     """Leave a job of five rows behind, some of them on disk."""
-    array = GrowingArray(target, (5, 4, 3), "uint8", job=job)
+    array = ResumableArrayWriter(target, (5, 4, 3), "uint8", job=job)
     array.append(CONTENT[:rows])
     array.flush()
     array.append(CONTENT[rows : rows + 1])  # not flushed: a kill here forgets it
@@ -79,7 +85,7 @@ def test_the_same_job_goes_on(tmp_path, suffix):
     target.write_bytes(b"old")
     target.chmod(0o600)
     begun(target, 2)
-    again = GrowingArray(target, (5, 4, 3), "uint8", job="a")
+    again = ResumableArrayWriter(target, (5, 4, 3), "uint8", job="a")
     assert again.rows == 2
     with pytest.raises(ValueError, match="2 of 5 rows are written"):
         again.close()
@@ -96,8 +102,8 @@ def test_the_same_job_goes_on(tmp_path, suffix):
 def test_what_does_not_fit_starts_anew(tmp_path, suffix, damage):
     target, job = tmp_path / f"x{suffix}", "a"
     begun(target, 2)
-    beside = tmp_path / f".x.partial{suffix}"
-    note = beside.with_name(f"{beside.name}.json")
+    partial = tmp_path / f".x.partial{suffix}"
+    note = partial.with_name(f"{partial.name}.json")
     shape = (5, 4, 3)
     match damage:
         case "job":
@@ -107,38 +113,37 @@ def test_what_does_not_fit_starts_anew(tmp_path, suffix, damage):
         case "rows":
             note.write_text(json.dumps(json.loads(note.read_text()) | {"rows": 6}))
         case "empty":
-            beside.write_bytes(b"")
+            partial.write_bytes(b"")
         case "garbage":
-            beside.write_bytes(b"\x00" * 500)
+            partial.write_bytes(b"\x00" * 500)
         case "shape":
             shape = (5, 3, 4)
-    with contextlib.suppress(ValueError):  # TIFF takes no (5, 3, 4)
-        array = GrowingArray(target, shape, "uint8", job=job)
-        assert array.rows == 0
-        array.append(np.ones(shape, np.uint8))
-        array.close()
-        np.testing.assert_array_equal(open_array(target), np.ones(shape))
+    array = ResumableArrayWriter(target, shape, "uint8", job=job)
+    assert array.rows == 0
+    array.append(np.ones(shape, np.uint8))
+    array.close()
+    np.testing.assert_array_equal(open_array(target), np.ones(shape))
 
 
 def test_two_runs_do_not_write_one_target(tmp_path):
     target = tmp_path / "x.npy"
-    first = GrowingArray(target, (5, 4, 3), "uint8", job="a")
+    first = ResumableArrayWriter(target, (5, 4, 3), "uint8", job="a")
     for job in ("a", "b"):
-        with pytest.raises(PictureError, match=r"another run is writing .*x\.npy"):
-            GrowingArray(target, (5, 4, 3), "uint8", job=job)
+        with pytest.raises(MediaFileError, match=r"another run is writing .*x\.npy"):
+            ResumableArrayWriter(target, (5, 4, 3), "uint8", job=job)
     first.append(CONTENT)
     first.close()
     np.testing.assert_array_equal(open_array(target), CONTENT)
 
 
 def test_a_job_that_fails_leaves_its_rows_or_nothing(tmp_path):
-    array = GrowingArray(tmp_path / "x.npy", (5, 4, 3), "uint8", job="a")
-    array.stop()
+    array = ResumableArrayWriter(tmp_path / "x.npy", (5, 4, 3), "uint8", job="a")
+    array.suspend()
     assert list(tmp_path.iterdir()) == []
-    array = GrowingArray(tmp_path / "x.npy", (5, 4, 3), "uint8", job="a")
+    array = ResumableArrayWriter(tmp_path / "x.npy", (5, 4, 3), "uint8", job="a")
     array.append(CONTENT[:3])
-    array.stop()
-    array = GrowingArray(tmp_path / "x.npy", (5, 4, 3), "uint8", job="a")
+    array.suspend()
+    array = ResumableArrayWriter(tmp_path / "x.npy", (5, 4, 3), "uint8", job="a")
     assert array.rows == 3
     killed(array)
 
@@ -156,7 +161,7 @@ def test_a_killed_command_goes_on_only_with_the_same_model_and_latent(
     np.save(source, z)
     other = tmp_path / "other.safetensors"
     taesd_jax.save(other, params, config.replace(act_fn="silu"), format="flax")
-    append = GrowingArray.append
+    append = ResumableArrayWriter.append
 
     def fail(array, rows):
         append(array, rows)
@@ -165,16 +170,16 @@ def test_a_killed_command_goes_on_only_with_the_same_model_and_latent(
 
     def interrupted():
         with monkeypatch.context() as patched:
-            patched.setattr(GrowingArray, "append", fail)
+            patched.setattr(ResumableArrayWriter, "append", fail)
             with pytest.raises(KeyboardInterrupt):
                 decode(source, "-o", target, "--model", path)
 
     interrupted()
     assert decode(source, "-o", target, "--model", path) == 0
     assert "resumed at row" in capsys.readouterr().out
-    whole = np.load(target)
+    result = np.load(target)
     assert decode(source, "-o", target, "--model", path) == 0
-    np.testing.assert_array_equal(np.load(target), whole)
+    np.testing.assert_array_equal(np.load(target), result)
     assert "resumed" not in capsys.readouterr().out
     for change in (
         lambda: ["--model", str(other)],
@@ -192,7 +197,7 @@ def test_a_refused_latent_leaves_a_begun_job_alone(model, tmp_path, capsys):
     np.save(source, latent(config, (6, 5)).transpose(0, 3, 1, 2))
     assert decode(source, "-o", target, "--model", path) == 1
     assert "z.npy: " in (error := capsys.readouterr().err)
-    assert "--layout nchw" in error
+    assert "--data-format NCHW" in error
     assert not target.parent.exists()
 
 
@@ -220,15 +225,15 @@ def test_only_plain_tiff_is_mapped(model, tmp_path):
         assert is_plain_tiff(source) == (name == "plain")
         assert cli.main(["encode", str(source), "-o", str(target), "--model", str(path)]) == 0
         upright = np.rot90(pixels, -1) if name == "turned" else pixels
-        want = taesd_jax.encode(params, from_uint8(upright)[None], config=config)
-        np.testing.assert_allclose(np.load(target), want, atol=2e-5, rtol=0)
+        expected = taesd_jax.encode(params, from_uint8(upright)[None], config=config)
+        np.testing.assert_allclose(np.load(target), expected, atol=2e-5, rtol=0)
 
 
 def test_what_cannot_be_mapped_is_refused(tmp_path, model, capsys):
-    with pytest.raises(PictureError, match="no such file"):
+    with pytest.raises(MediaFileError, match="no such file"):
         open_array(tmp_path / "absent.npy")
     (tmp_path / "broken.tif").write_bytes(b"II*")
-    with pytest.raises(PictureError, match="cannot be mapped"):
+    with pytest.raises(MediaFileError, match=r"broken\.tif: cannot be read"):
         open_array(tmp_path / "broken.tif")
     np.save(tmp_path / "rgb.npy", np.zeros((8, 8, 3), np.uint8))
     assert cli.main(["encode", str(tmp_path / "rgb.npy"), "--model", str(model[0])]) == 1
@@ -240,13 +245,13 @@ def test_what_cannot_be_mapped_is_refused(tmp_path, model, capsys):
 
 
 def test_a_run_into_another_format_is_another_run(tmp_path):
-    npy = GrowingArray(tmp_path / "x.npy", (5, 4, 3), "uint8", job="a")
+    npy = ResumableArrayWriter(tmp_path / "x.npy", (5, 4, 3), "uint8", job="a")
     npy.append(CONTENT[:2])
-    npy.stop()
-    tif = GrowingArray(tmp_path / "x.tif", (5, 4, 3), "uint8", job="a")
+    npy.suspend()
+    tif = ResumableArrayWriter(tmp_path / "x.tif", (5, 4, 3), "uint8", job="a")
     tif.append(CONTENT[:4])
-    tif.stop()
-    npy = GrowingArray(tmp_path / "x.npy", (5, 4, 3), "uint8", job="a")
+    tif.suspend()
+    npy = ResumableArrayWriter(tmp_path / "x.npy", (5, 4, 3), "uint8", job="a")
     assert npy.rows == 2
     npy.append(CONTENT[2:])
     npy.close()
@@ -256,16 +261,16 @@ def test_a_run_into_another_format_is_another_run(tmp_path):
 def test_long_names_that_begin_alike_are_different_runs(tmp_path):
     first, second = (tmp_path / f"{'x' * 120}{i}.npy" for i in range(2))
     begun(first, 2)
-    other = GrowingArray(second, (5, 4, 3), "uint8", job="a")
+    other = ResumableArrayWriter(second, (5, 4, 3), "uint8", job="a")
     assert other.rows == 0
-    other.stop()
+    other.suspend()
 
 
 def test_a_link_beside_the_target_is_not_followed(tmp_path):
     (tmp_path / "victim").write_bytes(b"old")
     (tmp_path / ".x.partial.npy").symlink_to("victim")
-    with pytest.raises(PictureError, match=r"\.x\.partial\.npy is in the way"):
-        GrowingArray(tmp_path / "x.npy", (5, 4, 3), "uint8", job="a")
+    with pytest.raises(MediaFileError, match=r"\.x\.partial\.npy is in the way"):
+        ResumableArrayWriter(tmp_path / "x.npy", (5, 4, 3), "uint8", job="a")
     assert (tmp_path / "victim").read_bytes() == b"old"
 
 
@@ -275,12 +280,12 @@ def test_latents_that_overflow_leave_nothing(model, tmp_path, capsys):
     last = max(wide["encoder"], key=lambda name: int(name.split("_")[1]))
     wide["encoder"][last] = {k: v * 1e6 for k, v in params["encoder"][last].items()}
     taesd_jax.save(tmp_path / "wide.safetensors", wide, config, format="flax")
-    np.save(tmp_path / "picture.npy", to_uint8(image(config, (64, 64))[0]))
+    np.save(tmp_path / "image.npy", to_uint8(image(config, (64, 64))[0]))
     before = set(tmp_path.iterdir())
-    write_image(tmp_path / "picture.png", image(config, (64, 64))[0])
-    for source in ("picture.npy", "picture.png"):
+    write_image(tmp_path / "image.png", image(config, (64, 64))[0])
+    for source in ("image.npy", "image.png"):
         words = ["encode", tmp_path / source, "-o", tmp_path / "z.npy"]
         words += ["--model", tmp_path / "wide.safetensors", "--dtype", "float16"]
         assert cli.main([str(word) for word in words]) == 1
         assert "the latent has NaN or infinity" in capsys.readouterr().err
-    assert set(tmp_path.iterdir()) - {tmp_path / "picture.png"} == before
+    assert set(tmp_path.iterdir()) - {tmp_path / "image.png"} == before

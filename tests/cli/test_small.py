@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from taesd_jax import VARIANTS, AutoencoderTiny, cli, decode, encode, init, load
-from taesd_jax.io.images import psnr, read_image, write_image
+from taesd_jax.io import psnr, read_image, write_image
 from taesd_jax.metrics import ssim
 
-# Of taesd's operations, by XLA's count.
+# Share of taesd's operations, by XLA's count.
 SHARE = 0.35
 # Below what was measured: dB and SSIM under taesd on three held-out photographs.
 DECODE_LOSS, SSIM_LOSS, ROUNDTRIP_LOSS = 0.5, 0.01, 1.0

@@ -243,8 +243,8 @@ def test_the_parity_report_sees_a_difference(monkeypatch):
 def test_verify_writes_json_and_sets_the_status(working_folder, capsys, photos):
     params, config = random_model(SHORT)
     taesd_jax.save("m.safetensors", params, config, format="flax")
-    taesd_jax.io.images.write_image("cat.png", photos["cat"][:40, :48])
-    assert main(["verify", "m.safetensors", "--picture", "cat.png", "--json", "r.json"]) == 0
+    taesd_jax.write_image("cat.png", photos["cat"][:40, :48])
+    assert main(["verify", "m.safetensors", "--image", "cat.png", "--json", "r.json"]) == 0
     assert len(capsys.readouterr().out.splitlines()) > 30  # a line for each layer and dtype
     report = json.loads(Path("r.json").read_text())
     assert report["ok"] is True

@@ -1,4 +1,4 @@
-"""Kills, full disks, folders that cannot be written: the old file or the new one, whole."""
+"""After kills, full disks and unwritable folders the file is the old one or the new one."""
 
 import os
 import resource
@@ -11,8 +11,8 @@ import pytest
 from models import SMALL, random_model
 
 import taesd_jax
+from taesd_jax.io import write_latent
 from taesd_jax.io.files import write_files
-from taesd_jax.io.latents import write_latent
 
 TOOL = Path(__file__).parents[1] / "tools" / "kill.py"
 
@@ -79,12 +79,12 @@ def test_a_folder_in_the_files_place(tmp_path):
     assert (tmp_path / "x.safetensors" / "inside").read_bytes() == b"old"
 
 
-def test_pictures_and_latents_on_a_full_disk(tmp_path, full_disk):
+def test_images_and_latents_on_a_full_disk(tmp_path, full_disk):
     noise = np.random.default_rng(0).uniform(-1, 1, (64, 64, 3)).astype("f4")
     for name in ("x.png", "x.jpg"):
         (tmp_path / name).write_bytes(b"old")
         with pytest.raises(OSError, match=f"File too large: '.*{name}"):
-            taesd_jax.io.images.write_image(tmp_path / name, noise)
+            taesd_jax.write_image(tmp_path / name, noise)
         assert (tmp_path / name).read_bytes() == b"old"
     latent = np.zeros((1, 64, 64, 4), "f4")
     for name in ("x.npy", "x.npz", "x.safetensors"):

@@ -10,8 +10,7 @@ from models import SHORT, image, latent, random_model
 
 import taesd_jax
 from taesd_jax import AutoencoderTiny, Strips, Tiles
-from taesd_jax.errors import PictureError
-from taesd_jax.io.images import to_uint8
+from taesd_jax.io import to_uint8
 from taesd_jax.strategies.sharding import replicate, shard_images
 
 POOLED = SHORT.replace(pool_channels=16)
@@ -40,8 +39,8 @@ def test_one_broken_image_leaves_the_others_alone(model, way, value):
     for i in (0, 1, 3):
         np.testing.assert_array_equal(got[i], sound[i])
     if np.isnan(value):
-        # Not a wrong picture, but one that cannot be written.
-        with pytest.raises(PictureError, match="image has NaN or infinity"):
+        # It cannot be written as a wrong image.
+        with pytest.raises(ValueError, match="image has NaN or infinity"):
             to_uint8(got[2])
 
 

@@ -8,7 +8,7 @@ from models import same
 
 import taesd_jax
 from taesd_jax import VARIANTS, AutoencoderTiny
-from taesd_jax.io.images import pad_image, psnr, to_uint8
+from taesd_jax.io import pad_image, psnr, to_uint8
 from taesd_jax.model.layers import COMPONENTS
 
 torch = pytest.importorskip("torch")

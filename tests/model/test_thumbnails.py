@@ -14,7 +14,7 @@ import taesd_jax
 from taesd_jax import VARIANTS, AutoencoderTiny, Full, Strips, Tiles
 from taesd_jax.cli import main
 from taesd_jax.cli.options import load_checkpoint
-from taesd_jax.io.images import psnr, write_image
+from taesd_jax.io import psnr, write_image
 from taesd_jax.model.fitting import downsample
 from taesd_jax.model.thumbnails import features
 from taesd_jax.strategies.sharding import replicate, shard_images
@@ -194,7 +194,7 @@ def test_the_command_fits_and_decodes(working_folder, capsys):
     assert main([*fit, "--name", "v1.5", "-o", "thumbnails.safetensors"]) == 1
     assert "must not have a dot" in capsys.readouterr().err
     assert main(["fit-thumbnails", "2.png", *fit[2:], "-o", "thumbnails.safetensors"]) == 1
-    assert "every picture is held out" in capsys.readouterr().err
+    assert "every image is held out" in capsys.readouterr().err
     assert read_thumbnails("thumbnails.safetensors").keys() == {"tiny", "again"}
     assert main(["encode", "2.png", "--model", "tiny.safetensors", "-o", "z.npz"]) == 0
     small = ["decode", "z.npz", "--model", "tiny.safetensors", "--scale", "1/4", "-o", "z.png"]

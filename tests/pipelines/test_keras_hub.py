@@ -61,27 +61,27 @@ def vae():
 
 
 def test_text_to_image_decodes_with_the_tiny_model(keras_models, backbone, vae):
-    from taesd_jax.pipelines.keras_hub import replace_vae
+    from taesd_jax.pipelines import replace_vae
 
     task = keras_models.StableDiffusion3TextToImage(backbone=backbone, preprocessor=None)
     noise = jax.random.normal(jax.random.key(0), (2, *task.latent_shape[1:]))
     backbone.configure_scheduler(2)
     call = (noise, (TOKENS, TOKENS), jnp.int32(2), jnp.float32(7.0))
-    own = task.make_generate_function()(*call)
+    original = task.make_generate_function()(*call)
     seen = []
     replace_vae(task, vae)
     decode = task.backbone.decode_step
     task.backbone.decode_step = lambda z: (jax.debug.callback(seen.append, z), decode(z))[1]
     image = task.make_generate_function()(*call)
     jax.effects_barrier()
-    assert image.shape == own.shape
-    assert np.abs(np.asarray(image) - np.asarray(own)).max() > 0.1
+    assert image.shape == original.shape
+    assert np.abs(np.asarray(image) - np.asarray(original)).max() > 0.1
     # Compiled as part of a larger program: the last bit may differ.
     np.testing.assert_allclose(image, vae.decode(seen[0]).sample, atol=ROUNDING, rtol=0)
 
 
 def test_image_to_image_encodes_with_the_tiny_model(keras_models, backbone, vae):
-    from taesd_jax.pipelines.keras_hub import replace_vae
+    from taesd_jax.pipelines import replace_vae
 
     task = keras_models.StableDiffusion3ImageToImage(backbone=backbone, preprocessor=None)
     replace_vae(task, vae)
@@ -97,7 +97,7 @@ def test_image_to_image_encodes_with_the_tiny_model(keras_models, backbone, vae)
 
 
 def test_refusals(keras_models, backbone, vae):
-    from taesd_jax.pipelines.keras_hub import replace_vae
+    from taesd_jax.pipelines import replace_vae
 
     with pytest.raises(TypeError, match="StableDiffusion3 tasks, got int"):
         replace_vae(1, vae)

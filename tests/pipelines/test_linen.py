@@ -11,7 +11,7 @@ from flax.core import FrozenDict
 from models import SHORT, image, latent, random_model
 
 from taesd_jax import VARIANTS, AutoencoderTiny
-from taesd_jax.pipelines.linen import FlaxAutoencoderTiny
+from taesd_jax.pipelines import FlaxAutoencoderTiny
 
 PROMPTS = ["a photograph of a cat", "a dog"]
 # The pipelines round to 8 bits nowhere: what remains is fusion inside their own jit.
@@ -114,7 +114,7 @@ def pipeline(name, parts, tiny):
 
 
 def expected(vae, tiny):
-    """Decode what the pipeline decoded, as its pictures: NHWC in [0, 1]."""
+    """Decode what the pipeline decoded, as its images: NHWC in [0, 1]."""
     latents = jnp.transpose(vae.seen, (0, 2, 3, 1))
     images = AutoencoderTiny(tiny[1], vae.architecture).decode(latents).sample
     return np.clip(np.asarray(images) / 2 + 0.5, 0, 1)
@@ -224,7 +224,7 @@ def test_call_forms(tiny, form):
     np.testing.assert_array_equal(result, decoded(tiny, z))
 
 
-def test_layouts(tiny):
+def test_data_formats(tiny):
     vae, params = tiny
     variables = {"params": params}
     # NCHW whose width is the number of channels: what fits NCHW is NCHW.
@@ -232,14 +232,14 @@ def test_layouts(tiny):
     nchw = z.transpose(0, 3, 1, 2)
     result = vae.apply(variables, nchw, method=vae.decode).sample
     np.testing.assert_array_equal(result, decoded(tiny, z))
-    last = FlaxAutoencoderTiny(vae.architecture, layout="NHWC")
+    last = FlaxAutoencoderTiny(vae.architecture, data_format="NHWC")
     np.testing.assert_array_equal(last.apply(variables, z, method=vae.decode).sample, result)
     # NHWC that cannot be NCHW.
     z = latent(SHORT, (5, 3))
     result = vae.apply(variables, z, method=vae.decode).sample
     np.testing.assert_array_equal(result, decoded(tiny, z))
-    with pytest.raises(ValueError, match="layout must be"):
-        FlaxAutoencoderTiny(vae.architecture, layout="CHWN")
+    with pytest.raises(ValueError, match="data_format must be"):
+        FlaxAutoencoderTiny(vae.architecture, data_format="CHWN")
 
 
 def test_encode(tiny):
@@ -247,11 +247,13 @@ def test_encode(tiny):
     x = image(SHORT, (24, 16), n=2)
     variables = {"params": params}
     result = vae.apply(variables, x.transpose(0, 3, 1, 2), method=vae.encode).latent_dist
-    want = AutoencoderTiny(params, vae.architecture).encode(x).latents
-    np.testing.assert_array_equal(result.sample(jax.random.key(0)), want)
-    np.testing.assert_array_equal(result.mode(), want)
+    expected = AutoencoderTiny(params, vae.architecture).encode(x).latents
+    np.testing.assert_array_equal(result.sample(jax.random.key(0)), expected)
+    np.testing.assert_array_equal(result.mode(), expected)
     compiled = jax.jit(lambda p, x: vae.apply({"params": p}, x, method=vae.encode))
-    np.testing.assert_allclose(compiled(params, x.transpose(0, 3, 1, 2))[0].mean, want, atol=FUSION)
+    np.testing.assert_allclose(
+        compiled(params, x.transpose(0, 3, 1, 2))[0].mean, expected, atol=FUSION
+    )
 
 
 def test_dtypes(tiny):

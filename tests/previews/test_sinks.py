@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import taesd_jax
-from taesd_jax.previews.sinks import SaveFrames, ShowInTerminal, WriteAnimation
+from taesd_jax.previews import SaveFrames, ShowInTerminal, WriteAnimation
 
 
 def frames(n=2):
@@ -21,8 +21,8 @@ def test_frames_on_disk(tmp_path):
         save(step, pixels)
     names = sorted(path.name for path in (tmp_path / "frames").iterdir())
     assert names == ["step_00000.png", "step_00001.png", "step_00002.png"]
-    picture = np.asarray(Image.open(tmp_path / "frames" / names[2]))
-    np.testing.assert_array_equal(picture, np.full((8, 12, 3), 80))
+    frame = np.asarray(Image.open(tmp_path / "frames" / names[2]))
+    np.testing.assert_array_equal(frame, np.full((8, 12, 3), 80))
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp"])
@@ -39,7 +39,7 @@ def test_animations(tmp_path, suffix):
         for i in range(3):
             animation.seek(i)
             assert np.abs(np.asarray(animation.convert("RGB")).astype(int) - 40 * i).max() <= 3
-    with pytest.raises(taesd_jax.PictureError, match=r"\.gif or \.webp"):
+    with pytest.raises(taesd_jax.MediaFileError, match=r"\.gif or \.webp"):
         WriteAnimation(tmp_path / "sampling.mp4")
 
 
@@ -59,7 +59,7 @@ def test_notebook():
     pytest.importorskip("IPython")
     code = """
 import numpy as np
-from taesd_jax.previews.sinks import ShowInNotebook
+from taesd_jax.previews import ShowInNotebook
 show = ShowInNotebook()
 show(3, np.zeros((1, 8, 8, 3), np.uint8))
 """

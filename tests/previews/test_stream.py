@@ -11,9 +11,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from models import SHORT, latent, random_model, with_thumbnails
 
 import taesd_jax
-from taesd_jax.io.images import to_uint8
-from taesd_jax.previews.sinks import WriteAnimation
-from taesd_jax.previews.stream import PreviewStream, predict_x0
+from taesd_jax.io import to_uint8
+from taesd_jax.previews import PreviewStream, WriteAnimation, predict_x0
 
 STEPS = 10
 
@@ -24,7 +23,7 @@ def params():
 
 
 class Gallery(dict):
-    """Keep pictures by step."""
+    """Keep previews by step."""
 
     def __call__(self, step, pixels):
         self.setdefault(step, []).append(pixels)
@@ -61,11 +60,11 @@ def test_every_loop_shows_its_steps_and_keeps_its_bits(params, loop):
     for i in range(STEPS):
         shown = denoise(shown, i)
         if i in gallery:
-            want = to_uint8(np.asarray(taesd_jax.decode(params, shown[:2], config=SHORT)))
+            expected = to_uint8(np.asarray(taesd_jax.decode(params, shown[:2], config=SHORT)))
             (pixels,) = gallery[i]
             assert pixels.shape == (2, 32, 24, 3)
             # Another jit, another rounding: a level at most.
-            assert np.abs(pixels.astype(int) - want).max() <= 1
+            assert np.abs(pixels.astype(int) - expected).max() <= 1
 
 
 def test_chunks_of_steps_on_the_host(params):
@@ -78,8 +77,8 @@ def test_chunks_of_steps_on_the_host(params):
             stream.tap(params, start + 5, y)
             stream.tap(params, start + 4, y)  # not one to show
     assert sorted(gallery) == [5, 10]
-    want = to_uint8(np.asarray(taesd_jax.decode(params, y, config=SHORT)))
-    np.testing.assert_array_equal(gallery[10][0], want)
+    expected = to_uint8(np.asarray(taesd_jax.decode(params, y, config=SHORT)))
+    np.testing.assert_array_equal(gallery[10][0], expected)
 
 
 def test_vmap_shows_every_example(params):
@@ -136,7 +135,7 @@ def test_a_slow_consumer_misses_the_oldest(params):
         release.wait()
         seen.append(step)
 
-    stream = PreviewStream(consumer, config=SHORT, waiting=2)
+    stream = PreviewStream(consumer, config=SHORT, max_queue=2)
     sampler = jax.jit(lambda p, x: sample(x, lambda i, x: stream.tap(p, i, x)))
     jax.block_until_ready(sampler(params, x))  # ends although the consumer hangs
     jax.effects_barrier()
@@ -218,9 +217,9 @@ def test_reduced_previews(params):
     with PreviewStream(gallery, config=SHORT, scale=1 / 4) as stream:
         jax.jit(lambda p, z: stream.tap(p, 0, z))(params, z)
         stream.tap(params, 1, z)
-    want = taesd_jax.decode(params, z[:1], config=SHORT, scale=1 / 4)
+    expected = taesd_jax.decode(params, z[:1], config=SHORT, scale=1 / 4)
     for step in (0, 1):
-        difference = gallery[step][0].astype(int) - to_uint8(np.asarray(want)).astype(int)
+        difference = gallery[step][0].astype(int) - to_uint8(np.asarray(expected)).astype(int)
         # Values at the middle between two levels may be rounded to either.
         assert np.abs(difference).max() <= 1
     with pytest.raises(ValueError, match="scale must be 1 or one of"):
@@ -280,5 +279,5 @@ def test_sigmas_of_examples_and_wrong_ones():
     sigmas = jnp.asarray([0.1, 0.2, 0.3, 0.4])
     got = predict_x0(jnp.asarray(x), jnp.asarray(output), kind="flow", sigma=sigmas)
     np.testing.assert_allclose(got, x - np.asarray(sigmas)[:, None, None, None] * output, atol=1e-6)
-    with pytest.raises(ValueError, match="alpha and sigma must be numbers, of shape"):
+    with pytest.raises(ValueError, match="alpha and sigma must be scalars"):
         predict_x0(jnp.asarray(x), jnp.asarray(output), kind="flow", sigma=jnp.ones(3))

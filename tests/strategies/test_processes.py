@@ -20,7 +20,7 @@ jax.distributed.initialize(f"localhost:{sys.argv[1]}", 2, int(sys.argv[2]))
 sys.path.insert(0, sys.argv[3])
 from models import SMALL, latent, random_model
 import taesd_jax
-from taesd_jax.previews.stream import PreviewStream
+from taesd_jax.previews import PreviewStream
 from taesd_jax.strategies.sharding import replicate, shard_images
 
 params, config = random_model(SMALL)

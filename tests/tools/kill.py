@@ -48,10 +48,8 @@ class Job:
         self.latents = [self.folder / f"latent-{i}.npy" for i in (0, 1)]
         for path in self.latents:
             np.save(path, rng.standard_normal((1, 96, 8, 4)).astype("f4"))
-        self.picture = self.folder / "picture.png"
-        taesd_jax.io.images.write_image(
-            self.picture, rng.uniform(-1, 1, (320, 320, 3)).astype("f4")
-        )
+        self.image = self.folder / "image.png"
+        taesd_jax.write_image(self.image, rng.uniform(-1, 1, (320, 320, 3)).astype("f4"))
 
     def write(self, which):
         """Write the old (0) or the new (1) state of the target."""
@@ -62,14 +60,7 @@ class Job:
         arguments = {
             "convert": ["convert", source, target],
             "decode": ["decode", str(self.latents[which]), "--model", source, "-o", target],
-            "fit-thumbnails": [
-                "fit-thumbnails",
-                str(self.picture),
-                "--model",
-                source,
-                "-o",
-                target,
-            ],
+            "fit-thumbnails": ["fit-thumbnails", str(self.image), "--model", source, "-o", target],
         }[self.name]
         if self.name == "fit-thumbnails":
             # An entry beside the old one, or in its place.

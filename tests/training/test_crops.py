@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from taesd_jax.errors import PictureError
-from taesd_jax.io.images import write_image
+from taesd_jax.errors import MediaFileError
+from taesd_jax.io import write_image
 from taesd_jax.training import Recipe, list_images
 from taesd_jax.training.crops import Crops, augment
 
@@ -90,7 +90,7 @@ def test_bad_images_are_reported_and_skipped(photographs, tmp_path):
     assert len(said) == 3
     assert any("90x20 is too small, need at least 48 pixels" in line for line in said)
     with (
-        pytest.raises(PictureError, match="none of the 3 images can be used"),
+        pytest.raises(MediaFileError, match="none of the 3 images can be used"),
         pytest.warns(UserWarning, match="skipped"),
     ):
         Crops(images[:3], recipe)[0]
@@ -101,7 +101,7 @@ def test_lists_of_images(photographs, tmp_path):
     assert names == ["astronaut.png", "cat.png", "coffee.png"]
     assert len(list_images([f"{photographs}/c*.png"])) == 2
     for source in (tmp_path, f"{tmp_path}/*.png"):
-        with pytest.raises(PictureError, match="no images in"):
+        with pytest.raises(MediaFileError, match="no images in"):
             list_images([source])
-    with pytest.raises(PictureError, match="no such file or folder: '.*absent.png'"):
+    with pytest.raises(MediaFileError, match="no such file or folder: '.*absent.png'"):
         list_images([tmp_path / "absent.png"])

@@ -14,7 +14,7 @@ CARD = (ROOT / "taesd_jax" / "bundled" / "small.md").read_text()
 
 def parser():
     made = argparse.ArgumentParser()
-    add_arguments(made, "a model")
+    add_arguments(made)
     return made
 
 
@@ -43,4 +43,4 @@ def test_the_card_names_losses_and_options_that_exist():
     flags = {flag for action in parser()._actions for flag in action.option_strings}
     old = re.search(r"in 0\.1, .*? they were (.*?)\.\s", CARD, re.DOTALL).group(1)
     named = set(re.findall(r"--[a-z][a-z-]*", CARD.replace(old, "")))
-    assert named - flags == {"--pictures"}  # of compare
+    assert named - flags == {"--images"}  # of compare

@@ -123,7 +123,7 @@ def test_damaged_files_are_named(photographs, teacher, tmp_path):
 
 def test_a_folder_is_kept_to_one_training(photographs, teacher, tmp_path):
     with (
-        locked(tmp_path / "decoder", wait=False),
+        locked(tmp_path / "decoder", blocking=False),
         pytest.raises(TrainingError, match="another process trains in"),
     ):
         run(photographs, teacher, tmp_path)

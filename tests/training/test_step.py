@@ -8,7 +8,7 @@ from jax.tree_util import Partial
 from trainings import TWO_STAGES, batch, model, take_steps
 
 from taesd_jax import encode
-from taesd_jax.io.images import from_uint8
+from taesd_jax.io import from_uint8
 from taesd_jax.model.layers import split_layers
 from taesd_jax.strategies.sharding import replicate, shard_images
 from taesd_jax.training import Recipe

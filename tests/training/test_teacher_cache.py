@@ -6,7 +6,7 @@ from trainings import same
 
 from taesd_jax import AutoencoderTiny
 from taesd_jax.errors import TrainingError
-from taesd_jax.io.images import from_uint8
+from taesd_jax.io import from_uint8
 from taesd_jax.training import Recipe, list_images
 from taesd_jax.training.crops import Crops
 from taesd_jax.training.teacher_cache import TeacherCache, iter_batches

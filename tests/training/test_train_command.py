@@ -8,7 +8,7 @@ import pytest
 from trainings import SMALL, arguments, log, run, same
 
 from taesd_jax import cli, init, load, save
-from taesd_jax.errors import PictureError
+from taesd_jax.errors import MediaFileError
 from taesd_jax.training import Recipe
 from taesd_jax.training.crops import Crops
 
@@ -125,7 +125,7 @@ def test_a_folder_without_images_is_an_error(photographs, teacher, tmp_path, cap
     words[2] = str(tmp_path)
     assert cli.main(words) == 1
     assert "no images in" in capsys.readouterr().err
-    with pytest.raises(PictureError, match="there are no images to train on"):
+    with pytest.raises(MediaFileError, match="there are no images to train on"):
         Crops([], Recipe())
 
 

@@ -7,7 +7,7 @@ from trainings import SMALL, log, run, same
 
 from taesd_jax import AutoencoderTiny, cli, load, save
 from taesd_jax.errors import TrainingError
-from taesd_jax.io.images import write_image
+from taesd_jax.io import write_image
 from taesd_jax.training import Recipe, list_images, new_student, train
 
 pytest.importorskip("grain")
