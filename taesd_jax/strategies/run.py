@@ -68,6 +68,7 @@ def encode(
             config, or batch_size is not positive.
         TypeError: The images are not floating point, or an argument has the wrong type.
 
+    >>> import jax.numpy as jnp
     >>> from taesd_jax import VARIANTS, init
     >>> config = VARIANTS["taesd"]
     >>> params = init(jax.random.key(0), config=config)
@@ -122,6 +123,7 @@ def decode(
             config, batch_size is not positive, or there are no thumbnails of that scale.
         TypeError: The latents are not floating point, or an argument has the wrong type.
 
+    >>> import jax.numpy as jnp
     >>> from taesd_jax import VARIANTS, init
     >>> config = VARIANTS["taesd"]
     >>> params = init(jax.random.key(0), config=config)
