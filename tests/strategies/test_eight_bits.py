@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import SMALL, latent, random_model, with_heads
+from models import SMALL, latent, random_model, with_thumbnails
 
 import taesd_jax
 from taesd_jax import AutoencoderTiny, Full, Strips, Tiles
@@ -26,7 +26,7 @@ from taesd_jax.model.functional import quantize
 )
 def test_every_strategy(options, dtype):
     params, config = random_model(SMALL)
-    params = with_heads(params, config)
+    params = with_thumbnails(params, config)
     z = 2 * latent(SMALL, (9, 7), n=2)  # some values leave [-1, 1]
     options = {"config": config, "dtype": dtype, **options}
     images = taesd_jax.decode(params, z, **options)
