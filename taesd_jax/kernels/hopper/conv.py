@@ -13,7 +13,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from .rows import ATOM, CHANNELS, WGMMA, Ring, Strips, launch, two_views
+from .rows import ATOM, CHANNELS, WGMMA, Ring, Strips, Work, launch, two_views
 from .tiles import Tiles
 
 # Registers of a thread: of the workers, which hold the weights, and of the warpgroup that copies.
@@ -91,22 +91,13 @@ def _convolve(
     operands = [taps.astype(x.dtype)]
     operands += [] if bias is None else [bias]
     operands += [] if skip is None else [skip.reshape(shape)]
-    out = launch(
-        x,
-        operands,
-        jax.ShapeDtypeStruct(shape, x.dtype),
-        strips,
-        form.make_strip,
-        workers=2,
-        phases=up,
-        registers=_REGISTERS,
-        scratch=(
-            two_views(2 * form.buffers, atoms, x.dtype),
-            plgpu.Barrier(num_barriers=2 * form.buffers),
-            plgpu.Barrier(num_barriers=2),
-        ),
-        name=form.name,
+    scratch = (
+        two_views(2 * form.buffers, atoms, x.dtype),
+        plgpu.Barrier(num_barriers=2 * form.buffers),
+        plgpu.Barrier(num_barriers=2),
     )
+    work = Work(form.name, form.make_strip, 2, scratch, phases=up, registers=_REGISTERS)
+    out = launch(x, operands, jax.ShapeDtypeStruct(shape, x.dtype), strips, work)
     return out.reshape(n, up * h, up * w, CHANNELS)
 
 
@@ -176,10 +167,7 @@ class _Form:
 
                 def multiply(sums: Any) -> None:
                     plgpu.barrier_wait(tiles.turn.at[worker])
-                    for i, weight in enumerate(weights):
-                        y, x = row + i // self.side, ATOM * (column + i % self.side)
-                        pixels = ring.pixels(k + y, x, ATOM * self.atoms)
-                        plgpu.wgmma(sums, weight, pixels.transpose((1, 0)))
+                    self._add_products(sums, weights, ring, k, (row, column))
                     if self.has_skip:
                         tiles.fetch_skip(place, t + 1, steps)
                     # The other worker may begin while the last product of this one runs.
@@ -198,6 +186,15 @@ class _Form:
             ring.release(base + ring.strips.rows + 1)
 
         return strip
+
+    def _add_products(
+        self, sums: Any, weights: list[Any], ring: Ring, k: Any, place: tuple[Any, Any]
+    ) -> None:
+        row, column = place
+        for i, weight in enumerate(weights):
+            y, x = row + i // self.side, ATOM * (column + i % self.side)
+            pixels = ring.pixels(k + y, x, ATOM * self.atoms)
+            plgpu.wgmma(sums, weight, pixels.transpose((1, 0)))
 
     def _weights(self, taps: Any, index: Any) -> Any:
         tap = plgpu.load(

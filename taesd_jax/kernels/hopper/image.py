@@ -13,7 +13,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from .rows import ATOM, CHANNELS, SWIZZLE, TILE, WGMMA, Ring, Strips, launch, two_views
+from .rows import ATOM, CHANNELS, SWIZZLE, TILE, WGMMA, Ring, Strips, Work, launch, two_views
 
 _WORKERS, _ATOMS = 4, 32
 _COLUMNS = 8  # of a product: the most channels of an image, and what a wgmma takes at least
@@ -43,20 +43,14 @@ def conv_to_image(
     if bias is not None:
         operands.append(jnp.pad(bias, (0, _COLUMNS - channels)))
     strips = Strips.plan((n, h, w), atoms=_ATOMS, step=1, blocks=multiprocessors, staging=32 * 1024)
-    out = launch(
-        x,
-        operands,
-        jax.ShapeDtypeStruct((n * h, w // _ATOMS, _ATOMS, _COLUMNS), x.dtype),
-        strips,
-        _Form(h, bias is not None).make_strip,
-        workers=_WORKERS,
-        scratch=(
-            two_views(2 * _WORKERS, ATOM, x.dtype, inner=_COLUMNS, swizzled=False),
-            plgpu.SMEM((3, 3 * _COLUMNS, CHANNELS), x.dtype, transforms=(TILE, SWIZZLE)),
-            plgpu.Barrier(num_arrivals=3),
-        ),
-        name="conv_to_image",
+    scratch = (
+        two_views(2 * _WORKERS, ATOM, x.dtype, inner=_COLUMNS, swizzled=False),
+        plgpu.SMEM((3, 3 * _COLUMNS, CHANNELS), x.dtype, transforms=(TILE, SWIZZLE)),
+        plgpu.Barrier(num_arrivals=3),
     )
+    work = Work("conv_to_image", _Form(h, bias is not None).make_strip, _WORKERS, scratch)
+    result = jax.ShapeDtypeStruct((n * h, w // _ATOMS, _ATOMS, _COLUMNS), x.dtype)
+    out = launch(x, operands, result, strips, work)
     return out.reshape(n, h, w, _COLUMNS)[..., :channels]
 
 

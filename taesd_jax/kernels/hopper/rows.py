@@ -148,56 +148,75 @@ def two_views(
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What the warpgroups of a thread block do.
+
+    Attributes:
+        name: Of the kernel.
+        make_strip: Of a ring, a worker, operands and scratch: what computes one strip.
+        workers: Warpgroups that compute; one more copies rows.
+        scratch: Shared memory and barriers of the workers.
+        phases: How many times each strip is computed, differently.
+        registers: Of a thread of the workers, and of the one that copies.
+    """
+
+    name: str
+    make_strip: Callable[..., Any]
+    workers: int
+    scratch: tuple[Any, ...]
+    phases: int = 1
+    registers: tuple[int, int] | None = None
+
+    def run(self, ring: Ring, x: Any, refs: tuple[Any, ...], scratch: tuple[Any, ...]) -> None:
+        """Run the part of this warpgroup."""
+        warpgroup = lax.axis_index("warpgroup")
+
+        @pl.when(warpgroup == self.workers)
+        def _() -> None:
+            if self.registers:
+                plgpu.set_max_registers(self.registers[1], action="decrease")
+            ring.load(x)
+
+        @pl.when(warpgroup < self.workers)
+        def _() -> None:
+            if self.registers:
+                plgpu.set_max_registers(self.registers[0], action="increase")
+            ring.strips.for_each(self.make_strip(ring, warpgroup, refs, scratch))
+            plgpu.wait_smem_to_gmem(0)
+
+
 def launch(
     x: jax.Array,
     operands: list[jax.Array],
     result: jax.ShapeDtypeStruct,
     strips: Strips,
-    make_strip: Callable[..., Any],
-    *,
-    workers: int,
-    scratch: tuple[Any, ...],
-    phases: int = 1,
-    registers: tuple[int, int] | None = None,
-    name: str,
+    work: Work,
 ) -> jax.Array:
-    """Stream strips of x (n, h, w, 64) to `workers` warpgroups, each running its own make_strip."""
+    """Stream strips of x (n, h, w, 64) through shared memory to the workers."""
     n, h, w = strips.size
 
     def body(x: Any, *refs: Any) -> None:
         def scoped(views: Any, full: Any, empty: Any, *scratch: Any) -> None:
-            ring, warpgroup = Ring(strips, *views, full, empty), lax.axis_index("warpgroup")
-
-            @pl.when(warpgroup == workers)
-            def _() -> None:
-                if registers:
-                    plgpu.set_max_registers(registers[1], action="decrease")
-                ring.load(x)
-
-            @pl.when(warpgroup < workers)
-            def _() -> None:
-                if registers:
-                    plgpu.set_max_registers(registers[0], action="increase")
-                strips.for_each(make_strip(ring, warpgroup, refs, scratch))
-                plgpu.wait_smem_to_gmem(0)
+            work.run(Ring(strips, *views, full, empty), x, refs, scratch)
 
         pl.run_scoped(
             scoped,
             two_views(strips.slots, strips.atoms + 2, x.dtype),
             plgpu.Barrier(num_arrivals=3, num_barriers=strips.slots),
-            plgpu.Barrier(num_arrivals=workers, num_barriers=strips.slots),
-            *scratch,
+            plgpu.Barrier(num_arrivals=work.workers, num_barriers=strips.slots),
+            *work.scratch,
             collective_axes="warpgroup",
         )
 
     kernel = plgpu.kernel(
         body,
         out_type=result,
-        grid=(strips.blocks, phases),
+        grid=(strips.blocks, work.phases),
         grid_names=("block", "phase"),
-        num_threads=workers + 1,
+        num_threads=work.workers + 1,
         thread_name="warpgroup",
-        kernel_name=f"{name}_{h}x{w}",
+        kernel_name=f"{work.name}_{h}x{w}",
         compiler_params=plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Lane),
     )
     return kernel(x.reshape(n, h, w // strips.atoms, strips.atoms, CHANNELS), *operands)
