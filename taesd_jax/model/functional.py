@@ -58,7 +58,8 @@ class Computation:
         Raises:
             TypeError: `dtype` is not a floating-point dtype, or `out_dtype` neither that nor uint8.
         """
-        result_dtype = compute_dtype = check_dtype(x.dtype if dtype is None else dtype)
+        dtype = jax.dtypes.canonicalize_dtype(x.dtype) if dtype is None else dtype
+        result_dtype = compute_dtype = check_dtype(dtype)
         if config.force_upcast:
             compute_dtype = "float32"
         if out_dtype is not None:

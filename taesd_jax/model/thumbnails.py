@@ -109,7 +109,8 @@ def select_head(params: Params, scale: float, config: AutoencoderTinyConfig) -> 
     if not isinstance(head, Mapping):
         raise ValueError(
             f"params['thumbnails'] has no head for scale 1/{thumbnail_name(scale)}: "
-            f"add_thumbnails adds those of the published models, fit_thumbnails fits others"
+            f"add_thumbnails adds those of the published models; fit_thumbnails, or the command "
+            f"taesd-jax fit-thumbnails, fits others"
         )
     layers, start = _layers(config, scale)
     channels = sum(layer.out_channels for layer in layers[start:])

@@ -118,7 +118,7 @@ class FlaxAutoencoderTiny:
         return cls(vae.config, dtype=dtype, data_format=data_format), vae.params
 
     def save_pretrained(self, path: str | os.PathLike[str], params: Params) -> None:
-        """Write params to a folder in the diffusers layout, opened by `from_pretrained`.
+        """Write params to a folder in the diffusers format, opened by `from_pretrained`.
 
         Raises:
             CheckpointError: That layout cannot express this model.

@@ -16,7 +16,7 @@ from ..model.functional import Computation, Params, bind, finish, select_compone
 from ..model.layers import build_layers
 from ..model.validation import check_image, check_latent
 from .geometry import Geometry, size_after
-from .parts import Extent, run_full_stages_alone
+from .parts import Extent, copy_native, run_full_stages_alone
 from .sharding import replicated_sharding
 from .strategy import Strips, min_full_stages, resolve_strategy
 from .strips import Carry, run_strip
@@ -112,6 +112,7 @@ def _decoded_rows(
     decoder_params: Params, latents: Any, computation: Computation, geometry: Geometry, start: int
 ) -> Iterator[jax.Array]:
     if geometry.full_layers:
+        latents = copy_native(latents) if isinstance(latents, np.ndarray) else latents
         latents = run_full_stages_alone(decoder_params, latents, computation, geometry)
     for strip in _strips(decoder_params, latents, computation, geometry, start):
         yield finish(strip, computation)
@@ -142,7 +143,8 @@ def _strips(
     while done < height:
         last = min(top, x_height - 1)  # below the image anything will do
         strip = np.asarray(x[:, last : min(top + rows, x_height)])
-        strip: Any = np.pad(strip, ((0, 0), (0, rows - strip.shape[1]), (0, 0), (0, 0)))
+        strip = np.pad(strip, ((0, 0), (0, rows - strip.shape[1]), (0, 0), (0, 0)))
+        strip: Any = copy_native(strip)
         strip = strip if where is None else jax.device_put(strip, where)
         extent = Extent(top - begin, x_height - begin)
         out, carry = _strip(component_params, strip, extent, carry, computation, geometry)

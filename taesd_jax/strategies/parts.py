@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..model.convolutions import Conv, UpsampleConv
 from ..model.functional import Computation, Params, bind
@@ -83,6 +84,14 @@ def run_part(
 def run_full_stages(module: Encoder | Decoder, x: jax.Array, geometry: Geometry) -> jax.Array:
     """Run the full stages, if there are any."""
     return apply_layers(module, geometry.full_layers, x)
+
+
+def copy_native(x: np.ndarray) -> np.ndarray:
+    """Return a copy in this machine's byte order.
+
+    JAX may read an array after the call has returned, and its fast path ignores the byte order.
+    """
+    return x.astype(x.dtype.newbyteorder("="))
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))

@@ -18,7 +18,7 @@ from ..model.functional import Computation, Params, apply, bind, finish, select_
 from ..model.thumbnails import apply_thumbnail, check_scale, select_head
 from ..model.validation import check_count, check_image, check_latent
 from .geometry import Geometry
-from .parts import run_full_stages
+from .parts import copy_native, run_full_stages
 from .sharding import (
     batch_sharding,
     by_device,
@@ -170,16 +170,18 @@ def run(
         batch_size = check_count("batch_size", batch_size)
     if computation.scale != 1 and not isinstance(strategy, Full):
         raise ValueError(f"thumbnails run with strategy=Full(), got {strategy}")
+    if not isinstance(strategy, Full) and not all(isinstance(size, int) for size in x.shape):
+        raise ValueError(f"symbolic sizes run with strategy=Full(), got {strategy} for {x.shape}")
     if isinstance(strategy, Full) and is_half(computation.dtype):
         count = count_multiprocessors(strategy.kernels)
         computation = dataclasses.replace(computation, multiprocessors=count)
+    if isinstance(x, np.ndarray):
+        x = copy_native(x)
     if isinstance(strategy, Tiles) and _is_on_cpu(x, params):
         geometry = Geometry.of(strategy, computation.component, computation.config)
         return run_tiles_on_host(params, x, computation, geometry, batch_size)
     # XLA's partitioner cannot divide kernels; where only the batch is divided, it need not.
     sharding = batch_sharding(x) if computation.multiprocessors else None
-    # JAX may read a NumPy array after the call has returned.
-    x = x.copy() if isinstance(x, np.ndarray) else x
     return _run(params, x, computation, strategy, batch_size, sharding)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
+from ..errors import TrainingError
 from .crops import list_images
 from .recipe import Recipe
 from .run_options import RunOptions
@@ -12,7 +13,7 @@ from .run_options import RunOptions
 if TYPE_CHECKING:
     from .trainer import new_student, train
 
-__all__ = ["Recipe", "RunOptions", "list_images", "new_student", "train"]
+__all__ = ["Recipe", "RunOptions", "TrainingError", "list_images", "new_student", "train"]
 
 
 # The rest needs no extra, so that the command can check its arguments without it.
