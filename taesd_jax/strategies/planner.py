@@ -158,7 +158,8 @@ def choose(
         return Execution(strategy, images if images < n else None, total)
 
     if limits.only:
-        return execution(limits.only, split=isinstance(limits.only, Tiles))
+        split = isinstance(limits.only, Tiles) and limits.batch_size is None
+        return execution(limits.only, split=split)
     full = [execution(Full(), split=split) for split in (False, True)]
     parts = [execution(strategy, split=True) for strategy in _parts(component, config, platform)]
     pixels = size[0] * size[1] * (config.spatial_factor**2 if component == "decoder" else 1)

@@ -159,6 +159,17 @@ def test_questions_that_make_no_sense_are_refused(vae):
     vae.memory_budget = None
 
 
+def test_tiles_take_the_slices_that_were_asked_for():
+    vae = AutoencoderTiny(*random_model(SHORT))
+    z = latent(SHORT, (4, 4), n=4)
+    vae.enable_tiling(2)
+    assert vae.strategy("decoder", z).batch_size == 1
+    vae.enable_slicing(2)
+    assert vae.strategy("decoder", z).batch_size == 2
+    vae.enable_slicing(4)
+    assert vae.strategy("decoder", z).batch_size is None
+
+
 @pytest.mark.parametrize(
     ("dtype", "platform", "share"),
     [
