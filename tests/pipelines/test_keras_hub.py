@@ -103,5 +103,5 @@ def test_refusals(keras_models, backbone, vae):
         replace_vae(1, vae)
     task = keras_models.StableDiffusion3TextToImage(backbone=backbone, preprocessor=None)
     other = AutoencoderTiny(*random_model(VARIANTS["taesd"].replace(**ONE_BLOCK)))
-    with pytest.raises(ValueError, match="16 channels, this autoencoder of 4"):
+    with pytest.raises(ValueError, match="16 channels, this autoencoder has 4"):
         replace_vae(task, other)
