@@ -11,8 +11,8 @@ import jax
 from .forms import TO_SIGNED, ConvSpec
 
 SWITCH = "TAESD_JAX_KERNELS"
-# Before, Pallas had another API for them.
-_OLDEST_JAX = (0, 11, 1)
+# The first that they were tried with; 0.10 has another API.
+_OLDEST_JAX = (0, 11, 2)
 _HOPPER = "9.0"  # compute capability
 _H100_MULTIPROCESSORS = 132
 _CHANNELS = 64

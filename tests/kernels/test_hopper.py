@@ -17,7 +17,7 @@ from taesd_jax.strategies import run as run_module
 from taesd_jax.strategies.run import _run, run
 from taesd_jax.strategies.sharding import replicate, shard_images
 
-CAN_LOWER = pytest.mark.skipif(jax.__version_info__ < (0, 11, 1), reason="Pallas is older")
+CAN_LOWER = pytest.mark.skipif(jax.__version_info__ < (0, 11, 2), reason="Pallas is older")
 CALL = "custom_call @mosaic_gpu_v2"
 ON = ConvSpec(multiprocessors=132)
 
