@@ -305,7 +305,7 @@ def test_it_runs_as_a_module_and_a_script(folder, photos):
     script = shutil.which("taesd-jax", path=os.path.dirname(sys.executable))
     assert script, "the script is not installed"
     done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
-    assert re.fullmatch(r"\d+\.\d+\.\d+\n", done.stdout)
+    assert done.stdout == f"{taesd_jax.__version__}\n"
 
 
 def test_jpeg_is_written_as_jpeg(capsys, photo):
