@@ -12,6 +12,7 @@ from jax.typing import ArrayLike, DTypeLike
 from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
 from ..model.functional import Params, init
+from ..model.inputs import as_jax
 from ..outputs import DecoderOutput
 
 
@@ -104,15 +105,8 @@ class FlaxAutoencoderTiny:
     ) -> tuple[FlaxAutoencoderTiny, Params]:
         """Load a checkpoint and return the module and its params.
 
-        Args:
-            name_or_path: As for `AutoencoderTiny.from_pretrained`.
-            dtype: Dtype of the computation and of the results; the input's by default.
-            data_format: As for the class.
-            options: The other arguments of `AutoencoderTiny.from_pretrained`.
-
-        Raises:
-            CheckpointNotFoundError: There is nothing under that name.
-            CheckpointError: What is there is not a model of this family.
+        `dtype` and `data_format` are those of the class; the rest, and the errors, are those of
+        `AutoencoderTiny.from_pretrained`.
         """
         vae = AutoencoderTiny.from_pretrained(name_or_path, **options)
         return cls(vae.config, dtype=dtype, data_format=data_format), vae.params
@@ -121,7 +115,7 @@ class FlaxAutoencoderTiny:
         """Write params to a folder in the diffusers format, opened by `from_pretrained`.
 
         Raises:
-            CheckpointError: That layout cannot express this model.
+            CheckpointError: That format cannot express this model.
         """
         AutoencoderTiny(params, self.architecture).save_pretrained(path)
 
@@ -142,18 +136,9 @@ class FlaxAutoencoderTiny:
         mutable: Any = False,
         **options: Any,
     ) -> Any:
-        """Call `encode` or `decode` with params, as Linen does.
+        """Call `method`, `vae.encode` or `vae.decode` or its name, with {"params": params}.
 
-        Args:
-            variables: {"params": params}.
-            args: Positional arguments of the method.
-            method: `vae.encode` or `vae.decode`, or its name.
-            rngs: Ignored.
-            mutable: Ignored.
-            options: Keyword arguments of the method.
-
-        Raises:
-            ValueError: There is no such method.
+        `rngs` and `mutable` are Linen's, and ignored. Another method raises ValueError.
         """
         name = method if isinstance(method, str) else getattr(method, "__name__", None)
         if name not in ("encode", "decode"):
@@ -202,7 +187,7 @@ class FlaxAutoencoderTiny:
 
 
 def _to_nhwc(x: ArrayLike) -> jax.Array:
-    x = jnp.asarray(x)
+    x = as_jax(x)
     if x.ndim != 4:
         raise ValueError(f"expected an NCHW array of rank 4, got shape {x.shape}")
     return jnp.transpose(x, (0, 2, 3, 1))
