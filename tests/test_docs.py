@@ -1,5 +1,6 @@
 """README.md and docs/: every snippet runs as pasted, page by page, offline."""
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -63,3 +64,10 @@ def test_links_lead_to_files(page):
     text = (ROOT / page).read_text()
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
         assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_imported_names_are_public(page):
+    imports = re.findall(r"^from (taesd_jax[\w.]*) import (.+)$", (ROOT / page).read_text(), re.M)
+    for package, names in imports:
+        assert set(names.split(", ")) <= set(importlib.import_module(package).__all__), package
