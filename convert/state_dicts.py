@@ -79,7 +79,7 @@ def part_of(state: Mapping[str, Any], origin: str) -> weights.Part:
             f"{origin}: expected dense tensors of {allowed}; {'; '.join(refused)}"
         )
     shapes = {name: tuple(value.shape) for name, value in state.items()}
-    return weights.Part(origin, shapes, lambda names: {n: to_array(state[n]) for n in names})
+    return weights.Part(origin, shapes, lambda: {name: to_array(t) for name, t in state.items()})
 
 
 def to_array(tensor: torch.Tensor) -> np.ndarray:
