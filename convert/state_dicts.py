@@ -20,7 +20,7 @@ _DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "
 def from_torch(
     source: torch.nn.Module | Mapping[str, torch.Tensor], *, variant: str = ""
 ) -> weights.Checkpoint:
-    """Read a module or state dict into params, in its own dtype.
+    """Read a module or state dict into params, in the dtype that it has.
 
     Args:
         source: diffusers' `AutoencoderTiny`, the original `TAESD`, one of its components, or a

@@ -1,4 +1,4 @@
-"""Files of thumbnails: the heads of many decoders, each found by the decoder it was fitted to."""
+"""Files of thumbnails: the heads of many decoders, looked up by the values of the decoder."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def save_thumbnails(
     """
     path = resolve_target(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Of two concurrent writers, the second adds to the first one's file.
+    # The second of two concurrent writers adds to the first one's file.
     with locked(path.parent):
         entries = check_entry(path, params, name)
         if not params.get("thumbnails"):
@@ -154,8 +154,8 @@ def fingerprint_of(decoder_params: Params) -> np.ndarray:
     rows = []
     for leaf in jax.tree.leaves(decoder_params):
         values = np.asarray(leaf).astype(np.float64).ravel()
-        # A wave of rising frequency is like noise: the projection on it tells apart tensors of
-        # equal norm, such as mirrored, permuted or noisy ones.
+        # The projection on a wave of rising frequency differs between tensors of equal norm, such
+        # as mirrored, permuted or noisy ones.
         wave = np.sqrt(2) * np.cos(0.618 * np.arange(values.size) ** 2)
         rows.append((np.linalg.norm(values), values @ wave))
     return np.asarray(rows, np.float32)

@@ -176,13 +176,13 @@ def test_params_that_do_not_fit_are_not_written(tmp_path):
     with pytest.raises(CheckpointError, match="params") as error:
         taesd_jax.save(tmp_path / "x", params, config)
     # Every one with its name and what is there in place of what.
-    wanted = [
+    expected = [
         ("encoder.layers_0.kernel", "(8, 3, 3, 3)"),
         ("encoder.layers_0.bias", "(8,)"),
         ("decoder.layers_1.bias", "(8,)", "(5,)"),
         ("decoder.layers_99.bias", "(2,)"),
     ]
-    for line, words in zip(str(error.value).split("\n")[1:], wanted, strict=True):
+    for line, words in zip(str(error.value).split("\n")[1:], expected, strict=True):
         assert all(word in line for word in words), line
     with pytest.raises(CheckpointError, match="'encoder' or 'decoder'"):
         taesd_jax.save(tmp_path / "x", {}, config)
