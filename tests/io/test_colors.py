@@ -1,6 +1,7 @@
 """Embedded colour profiles and unusual TIFF: the right colours, or a refusal."""
 
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -126,7 +127,7 @@ def test_srgb_and_unusable_profiles_change_nothing(tmp_path):
 
 
 def test_heic_names_what_it_needs(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
     (tmp_path / "x.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
     with pytest.raises(MediaFileError, match=r"x\.heic.*pip install pillow-heif"):
         read_pixels(tmp_path / "x.heic")
