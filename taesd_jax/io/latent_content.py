@@ -15,7 +15,8 @@ from ..errors import MediaFileError
 from .latent_png import read_png
 
 # Names of the fields that `write_latent` stores beside the array.
-FIELDS = ("image_size", "data_format", "latent_space", "config", "model", "encoder_sha256")
+FIELDS = ("image_size", "data_format", "latent_space", "config", "model", "encoder_sha256",
+          "software")  # fmt: skip
 SAFETENSORS = (".safetensors", ".latent")
 TORCH = (".pt", ".pth")
 READABLE = (".npy", ".npz", *SAFETENSORS, ".png", *TORCH)
@@ -78,6 +79,7 @@ def _read_npz(path: Path, config: AutoencoderTinyConfig, key: str | None) -> Con
     _check_archive(path)
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
         fields = {name: file[name].tolist() for name in FIELDS if name in file.files}
+        fields = {k: v.decode() if isinstance(v, bytes) else v for k, v in fields.items()}
         name = _select_name(set(file.files) - {*FIELDS}, path, key)
         return _interpret(file[name], fields, name, file.files, config)
 

@@ -44,6 +44,7 @@ def write_latent(
     config: AutoencoderTinyConfig,
     image_size: tuple[int, int] | None = None,
     encoder_sha256: str | None = None,
+    software: str | None = None,
 ) -> None:
     """Write latents (n, h, w, z) to a file; the suffix names the format.
 
@@ -57,6 +58,7 @@ def write_latent(
         config: Of the model that made the latents; gives the range of 8-bit storage.
         image_size: Height and width to crop the decoded image to.
         encoder_sha256: Digest of the encoder's params.
+        software: What writes the file.
 
     Raises:
         MediaFileError: The suffix is unknown, or a PNG cannot hold this latent.
@@ -73,6 +75,7 @@ def write_latent(
     fields["config"] = json.dumps(config.to_dict())
     fields |= {"model": config.name_or_path} if config.name_or_path else {}
     fields |= {"encoder_sha256": encoder_sha256} if encoder_sha256 else {}
+    fields |= {"software": software} if software else {}
     fields |= {"image_size": [int(side) for side in image_size]} if image_size else {}
     buffer = io.BytesIO()
     portable = latent.astype(np.float32) if latent.dtype.name == "bfloat16" else latent
@@ -80,7 +83,10 @@ def write_latent(
         case ".npy":
             np.save(buffer, portable, allow_pickle=False)
         case ".npz":
-            arrays: dict[str, Any] = {k: np.asarray(v) for k, v in fields.items()}
+            # Text as bytes: in NumPy's, `command_of` would not find the software.
+            arrays: dict[str, Any] = {
+                k: np.asarray(v.encode() if isinstance(v, str) else v) for k, v in fields.items()
+            }
             np.savez(buffer, latent=portable, **arrays)
         case ".safetensors":
             from safetensors.numpy import save
