@@ -26,7 +26,7 @@ from ..errors import CheckpointError, MediaFileError, describe_error, escape_con
 from ..io.files import check_regular
 from ..io.images import read_image
 from ..model.layers import Component
-from ..weights.sources import PICKLES, pickles
+from ..weights.sources import find_local
 
 MODEL_HELP = (
     "a safetensors file; PATH for PATH_encoder.safetensors and PATH_decoder.safetensors; a folder; "
@@ -56,11 +56,8 @@ def convert_package() -> ModuleType:
 
 def load_checkpoint(source: str) -> weights.Checkpoint:
     """Load a checkpoint as `taesd_jax.load` does, or .pth files where torch is installed."""
-    is_torch = False
-    # `weights.load` reports names that no file can have.
-    with contextlib.suppress(RuntimeError, OSError):
-        path = Path(source).expanduser()
-        is_torch = (path.suffix.lower() in PICKLES and path.is_file()) or bool(pickles(path))
+    files = find_local(source)
+    is_torch = files is not None and files.are_pickles
     return convert_package().load_pth(source) if is_torch else weights.load(source)
 
 

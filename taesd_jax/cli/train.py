@@ -96,7 +96,7 @@ def run_train(args: argparse.Namespace) -> int:
 
 def _check_model_path(args: argparse.Namespace, images: list[Path]) -> None:
     """Raise MediaFileError if the model would replace an input, or a file of no training."""
-    path = pair_file(Path(args.output) / "model", args.component)
+    path = pair_file(Path(args.output) / "model", args.component, ".safetensors")
     if (Path(args.output) / args.component / RECIPE_FILE).exists():
         check_not_inputs(args, [path], images)
     else:
