@@ -39,7 +39,7 @@ def add_encode_arguments(parser: argparse.ArgumentParser) -> None:
     _add_common_arguments(parser)
 
 
-def encode(args: argparse.Namespace) -> int:
+def run_encode(args: argparse.Namespace) -> int:
     """Encode images into latent files."""
     inputs = expand(args.images, skip=_RESULTS)
     suffixes = (f".{args.format}",) if args.format else LATENT_SUFFIXES
@@ -90,7 +90,7 @@ def add_decode_arguments(parser: argparse.ArgumentParser) -> None:
     _add_common_arguments(parser)
 
 
-def decode(args: argparse.Namespace) -> int:
+def run_decode(args: argparse.Namespace) -> int:
     """Decode latent files into images."""
     inputs = expand(args.latents)
     scale = float(Fraction(args.scale))
@@ -137,7 +137,7 @@ def add_roundtrip_arguments(parser: argparse.ArgumentParser) -> None:
     _add_common_arguments(parser)
 
 
-def roundtrip(args: argparse.Namespace) -> int:
+def run_roundtrip(args: argparse.Namespace) -> int:
     """Encode and decode images; write original and result side by side and print the PSNR."""
     inputs = expand(args.images, skip=_RESULTS) or [BUNDLED / "sample.jpg"]
     output = args.output if args.output or args.images else "."

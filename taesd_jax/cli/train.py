@@ -21,11 +21,11 @@ from ..training import LOSSES, Recipe, RunOptions, list_images, new_student, tra
 from ..training.recipe import DTYPES, OPTIMIZERS
 from ..training.trainer import check_installed
 from ..weights.sources import pair_file
-from .options import MODEL_HELP, load_vae
+from .options import MODEL_HELP, load_vae, say
 from .outputs import add_overwrite, check_not_inputs, check_outputs, file_name
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `taesd-jax train`."""
     add = parser.add_argument
     default = "(default: %(default)s)"
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             add(flag, type=numbers["kind"], default=field.default, metavar="N", help=text)
 
 
-def run(args: argparse.Namespace) -> int:
+def run_train(args: argparse.Namespace) -> int:
     """Train a tiny encoder or decoder to match a larger model, or fine-tune one."""
     check_installed()
     fields: dict[str, Any] = {f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe)}
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         progress=lambda event: _print_event(event, recipe.steps),
     )
     train(args.output, images, student=student, teacher=teacher, recipe=recipe, options=options)
-    print(f"{args.output}/model_{recipe.component}.safetensors")
+    say(f"{args.output}/model_{recipe.component}.safetensors")
     return 0
 
 
