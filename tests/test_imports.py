@@ -43,12 +43,13 @@ INSIDE = {
         {"fitting"},
     ],
     "strategies": [
-        {"strategy", "sharding"},
+        {"strategy", "sharding", "placement"},
         {"geometry"},
         {"memory", "parts"},
         {"strips", "tiles"},
         {"run", "iterators"},
         {"planner"},
+        {"compilation"},
     ],
 }
 PACKAGES = [
