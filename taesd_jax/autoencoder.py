@@ -21,10 +21,11 @@ from .outputs import AutoencoderTinyOutput, DecoderOutput, select_output
 from .strategies.planner import Execution, Limits, plan, run_planned
 from .strategies.run import run, select_params
 from .strategies.strategy import Tiles
+from .surface import ModuleSurface
 
 
 @jax.tree_util.register_pytree_with_keys_class
-class AutoencoderTiny:
+class AutoencoderTiny(ModuleSurface):
     """Hold params and config of a tiny autoencoder; a pytree whose leaves are the params.
 
     Args:
@@ -137,6 +138,7 @@ class AutoencoderTiny:
         latent: ArrayLike,
         return_dict: bool = True,
         *,
+        generator: Any = None,
         scale: float = 1,
         out_dtype: DTypeLike | None = None,
     ) -> DecoderOutput:
@@ -145,6 +147,7 @@ class AutoencoderTiny:
         Args:
             latent: Latents.
             return_dict: False for the 1-tuple.
+            generator: Ignored, for pipelines that give one.
             scale: As in `taesd_jax.decode`.
             out_dtype: As in `taesd_jax.decode`.
 
