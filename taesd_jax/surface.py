@@ -94,10 +94,10 @@ class ModuleSurface:
             self.params = jax.device_put(self.params, device)
         if dtype is not None:
             try:
-                self.dtype = jnp.dtype(check_dtype(dtype))
+                self.dtype = dtype = jnp.dtype(check_dtype(dtype))
             except TypeError as error:
                 raise TypeError(f"{error}; a device is one of jax.devices()") from error
-            self.params = jax.tree.map(lambda p: jnp.asarray(p, self.dtype), self.params)
+            self.params = jax.tree.map(lambda p: p.astype(dtype), self.params)
         return self
 
     def eval(self) -> Self:

@@ -44,12 +44,13 @@ INSIDE = {
         {"fitting"},
     ],
     "strategies": [
-        {"strategy", "sharding"},
+        {"strategy", "sharding", "placement"},
         {"geometry"},
         {"memory", "parts"},
         {"strips", "tiles"},
         {"run", "iterators"},
         {"planner"},
+        {"compilation"},
     ],
 }
 README = ROOT / "README.md"

@@ -151,6 +151,7 @@ def _by_name(
     tensors, leaves = {}, dict(_walk(params))
     for key in names.tensor_shapes(build_layers(component, config)):
         array = np.asarray(leaves[names.flax_path(key)])
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)  # safetensors copies bytes
         name = names.file_name(key, component, format)
         tensors[name] = array if format == "flax" else names.to_torch(array)
     return tensors
