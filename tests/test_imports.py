@@ -25,7 +25,7 @@ ORDER = [
     {"config"},
     {"io", "kernels", "metrics"},
     {"model"},
-    {"weights", "latents"},
+    {"weights", "latents", "surface"},
     {"strategies"},
     {"autoencoder"},
     {"exporting", "pipelines", "previews"},
