@@ -84,18 +84,9 @@ class FlaxAutoencoderTiny:
     ) -> tuple[FlaxAutoencoderTiny, Params]:
         """Load a checkpoint and return the module and its params.
 
-        Args:
-            name_or_path: As for `AutoencoderTiny.from_pretrained`.
-            dtype: As for the class.
-            weights_dtype: As for the class.
-            data_format: As for the class.
-            from_pt: Ignored, the format is read from the file.
-            use_safetensors: Ignored.
-            options: The other arguments of `AutoencoderTiny.from_pretrained`.
-
-        Raises:
-            CheckpointNotFoundError: There is nothing under that name.
-            CheckpointError: What is there is not a model of this family.
+        `dtype`, `weights_dtype` and `data_format` are those of the class. `from_pt` and
+        `use_safetensors` are ignored: the format is read from the file. The rest, and the errors,
+        are those of `AutoencoderTiny.from_pretrained`.
         """
         vae = AutoencoderTiny.from_pretrained(name_or_path, **options)
         return cls.from_model(
