@@ -11,9 +11,9 @@ import numpy as np
 
 from .. import weights
 from ..config import VARIANTS
-from ..errors import CheckpointError
+from ..errors import CheckpointError, one_line
 from ..io.files import write_files
-from ..weights.sources import PICKLES
+from ..weights.sources import PICKLES, find_files, find_local
 from .options import MODEL_HELP, convert_package, load_checkpoint
 
 _TORCH_MODEL_HELP = f"{MODEL_HELP}; with torch also .pth"
@@ -27,8 +27,9 @@ def add_info_arguments(parser: argparse.ArgumentParser) -> None:
 
 def info(args: argparse.Namespace) -> int:
     """Show what a checkpoint holds."""
+    source = find_local(args.model) or find_files(args.model, subfolder="")
     params, config, stored_format = load_checkpoint(args.model)
-    components = {}
+    files, components = [str(path) for path in source.weights], {}
     for component, tree in params.items():
         leaves = jax.tree.leaves(tree)
         components[component] = {
@@ -37,12 +38,14 @@ def info(args: argparse.Namespace) -> int:
         }
     same = config.same_architecture
     report = {"variant": config.variant, "same_architecture": same, "format": stored_format}
+    report["files"] = files
     report |= {"spatial_factor": config.spatial_factor, "components": components}
     if args.json:
         print(json.dumps(report | {"config": config.to_dict()}, indent=2))
         return 0
     print(f"variant         {config.variant or ' or '.join(same) or 'not a published one'}")
     print(f"format          {stored_format}")
+    print(f"files           {one_line(', '.join(files))}")
     print(f"latent          {config.latent_channels} channels, 1/{config.spatial_factor} size")
     for component, part in components.items():
         widths = getattr(config, f"{component}_block_out_channels")
