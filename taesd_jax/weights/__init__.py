@@ -2,6 +2,7 @@
 
 from .assembly import Checkpoint, Part, assemble
 from .loading import load
+from .options import LoadOptions
 from .saving import Format, save, serialise
 from .sources import missing_file
 from .thumbnail_files import add_thumbnails, save_thumbnails
@@ -9,6 +10,7 @@ from .thumbnail_files import add_thumbnails, save_thumbnails
 __all__ = [
     "Checkpoint",
     "Format",
+    "LoadOptions",
     "Part",
     "add_thumbnails",
     "assemble",

@@ -22,7 +22,7 @@ to_numpy, to_torch = reference.to_numpy, reference.to_torch
 
 pytestmark = pytest.mark.oracle
 
-# Float32 sums in another order: 5e-5 is the promise on pictures of [-1, 1]. Random decoders give
+# Float32 sums in another order: 5e-5 is the promise on images of [-1, 1]. Random decoders give
 # outputs of up to 23, and roundings of up to 4e-6 of the largest (seen on two processors).
 FLOAT32, OF_LARGEST = 5e-5, 7e-6
 # One convolution of 64 channels: 576 products of about 1.
