@@ -19,7 +19,7 @@ from .model.thumbnails import check_scale
 from .model.validation import check_count, check_dtype, check_input
 from .outputs import AutoencoderTinyOutput, DecoderOutput, select_output
 from .strategies.planner import Execution, Limits, plan, run_planned
-from .strategies.run import run, select_params
+from .strategies.run import run, select_params, with_engine
 from .strategies.strategy import Tiles
 
 
@@ -266,12 +266,14 @@ class AutoencoderTiny:
         computation, limits = self._computation(component, x, scale=scale, out_dtype=out_dtype)
         self.check_loaded(component)
         execution = plan(self.params, x, computation, limits)
+        computation = with_engine(self.params, x, computation, execution.strategy)
 
         def run_component(vae: AutoencoderTiny, x: jax.Array) -> jax.Array:
             params = select_params(vae.params, computation)
             return run(params, x, computation, execution.strategy, execution.batch_size)
 
-        return jax.jit(run_component).lower(self, x).compile()
+        options = computation.engine and computation.engine.compiler_options
+        return jax.jit(run_component).lower(self, x).compile(compiler_options=options)
 
     def check_loaded(self, component: Component) -> None:
         """Raise ValueError, with the file to load, unless a component is loaded."""

@@ -1,19 +1,23 @@
 """One convolution with what follows it, in the arithmetic and by the kernels that suit a device."""
 
-from .choice import count_multiprocessors
+from .engine import ONEDNN_OPTIONS, XLA, Engine, count_multiprocessors, has_onednn
 from .forms import Convolve, ConvSpec, Padding, activation, conv_in_float32, convolve
 from .fused_conv import fused_conv
 from .rounding import is_half, round_to, upcast, wide_dtype
 
 __all__ = [
+    "ONEDNN_OPTIONS",
+    "XLA",
     "ConvSpec",
     "Convolve",
+    "Engine",
     "Padding",
     "activation",
     "conv_in_float32",
     "convolve",
     "count_multiprocessors",
     "fused_conv",
+    "has_onednn",
     "is_half",
     "round_to",
     "upcast",

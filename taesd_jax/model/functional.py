@@ -14,6 +14,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from ..config import AutoencoderTinyConfig
+from ..kernels import XLA, Engine
 from .layers import COMPONENTS, Component, Params
 from .modules import Decoder, Encoder
 from .validation import check_dtype, check_out_dtype
@@ -30,7 +31,7 @@ class Computation:
         out_dtype: Dtype of the result, "uint8" for images of 8 bits.
         scale: 1, or the scale of a decoder's thumbnails.
         remat: Whether the backward pass computes each block anew.
-        multiprocessors: Of the Hopper GPU whose kernels may serve; 0 for none.
+        engine: What serves convolutions in half precision; None until a call chooses.
     """
 
     component: Component
@@ -39,7 +40,7 @@ class Computation:
     out_dtype: str
     scale: float = 1
     remat: bool = False
-    multiprocessors: int = 0
+    engine: Engine | None = None
 
     @classmethod
     def of(
@@ -69,9 +70,9 @@ class Computation:
 
 def apply(component_params: Params, x: jax.Array, computation: Computation) -> jax.Array:
     """Run a component on whole images or latents; not compiled, and x is not checked."""
-    module = bind(component_params, computation.component, computation.config)
-    options = {"remat": computation.remat, "multiprocessors": computation.multiprocessors}
-    return finish(module(x.astype(computation.dtype), **options), computation)
+    engine = computation.engine or XLA
+    module = bind(component_params, computation.component, computation.config, engine)
+    return finish(module(x.astype(computation.dtype), remat=computation.remat), computation)
 
 
 def finish(y: jax.Array, computation: Computation) -> jax.Array:
@@ -119,16 +120,27 @@ def abstract_params(component: Component, config: AutoencoderTinyConfig) -> Para
 
 
 def bind(
-    component_params: Params, component: Component, config: AutoencoderTinyConfig
+    component_params: Params,
+    component: Component,
+    config: AutoencoderTinyConfig,
+    engine: Engine = XLA,
 ) -> Encoder | Decoder:
     """Return the Flax module of a component with the given params.
+
+    Args:
+        component_params: `params["encoder"]` or `params["decoder"]`.
+        component: Which.
+        config: Architecture.
+        engine: What serves its convolutions in half precision.
 
     Raises:
         ValueError: The params are not those of this component of `config`; lists every difference.
     """
     graph, shapes = _abstract(component, config)
     _check_params(component_params, nnx.to_pure_dict(shapes), component)
-    return nnx.merge(graph, component_params)
+    module = nnx.merge(graph, component_params)
+    module.set_attributes(engine=engine)
+    return module
 
 
 def select_component(params: Params, component: Component) -> Params:

@@ -68,7 +68,6 @@ def apply_layers(
     x: jax.Array,
     *,
     remat: bool = False,
-    multiprocessors: int = 0,
 ) -> jax.Array:
     """Apply layers of `module` to x, in the dtype of x.
 
@@ -77,11 +76,9 @@ def apply_layers(
         layers: Of its list.
         x: (n, h, w, c).
         remat: Whether each block is recomputed in the gradient.
-        multiprocessors: Of the Hopper GPU whose kernels may serve; 0 for none.
     """
-    convolve = functools.partial(apply_conv, multiprocessors=multiprocessors)
     for layer in layers:
-        apply = functools.partial(apply_layer, module, layer, convolve=convolve)
+        apply = functools.partial(apply_layer, module, layer)
         x = jax.checkpoint(apply)(x) if remat and layer.kind == "block" else apply(x)
     return x
 
@@ -110,16 +107,13 @@ class Encoder(nnx.Module):
         self.config = config
         _add_layers(self, "encoder", config, param_dtype, rngs)
 
-    def __call__(
-        self, image: jax.Array, *, remat: bool = False, multiprocessors: int = 0
-    ) -> jax.Array:
+    def __call__(self, image: jax.Array, *, remat: bool = False) -> jax.Array:
         """Map (n, h, w, 3) to (n, h/8, w/8, z), rounded up, in the image's dtype.
 
-        Sides are divided by 32 in taesana. The options are those of `apply_layers`.
+        Sides are divided by 32 in taesana. `remat` is that of `apply_layers`.
         """
         layers = build_layers("encoder", self.config)
-        options: dict[str, Any] = {"remat": remat, "multiprocessors": multiprocessors}
-        return apply_layers(self, layers, to_unsigned(image), **options)
+        return apply_layers(self, layers, to_unsigned(image), remat=remat)
 
 
 class Decoder(nnx.Module):
@@ -141,13 +135,10 @@ class Decoder(nnx.Module):
         self.config = config
         _add_layers(self, "decoder", config, param_dtype, rngs)
 
-    def __call__(
-        self, latent: jax.Array, *, remat: bool = False, multiprocessors: int = 0
-    ) -> jax.Array:
+    def __call__(self, latent: jax.Array, *, remat: bool = False) -> jax.Array:
         """Map (n, h, w, z) to (n, 8h, 8w, 3) in the latent's dtype.
 
-        Sides are multiplied by 32 in taesana. The options are those of `apply_layers`.
+        Sides are multiplied by 32 in taesana. `remat` is that of `apply_layers`.
         """
         layers = build_layers("decoder", self.config)
-        options: dict[str, Any] = {"remat": remat, "multiprocessors": multiprocessors}
-        return apply_layers(self, layers, latent, **options)
+        return apply_layers(self, layers, latent, remat=remat)
