@@ -16,8 +16,9 @@ from ..config import AutoencoderTinyConfig
 from ..kernels import Convolve, convolve
 from ..model.functional import Params
 from ..model.layers import split_layers
+from ..strategies.placement import is_sharded
 from ..strategies.run import decode
-from ..strategies.sharding import is_sharded
+from ..strategies.strategy import Full
 from .discriminator import DiscriminatorState, discriminator_loss, replay
 from .features import stage_features
 from .kernel_gradients import conv_fast_kernel_grad
@@ -198,7 +199,8 @@ def _loss(
     images = output
     if context.decoder is not None:
         latents, params = output.astype(recipe.dtype), {"decoder": context.decoder}
-        images = decode(params, latents, config=config, remat=recipe.remat).astype(jnp.float32)
+        strategy = Full(remat=recipe.remat)
+        images = decode(params, latents, config=config, strategy=strategy).astype(jnp.float32)
 
     latent, target = targets["latent"], targets["target"]
     compared: dict[str, Any] = {
