@@ -2,7 +2,7 @@
 
 Arrays are NHWC: images floating point in [-1, 1], latents in model space, as the diffusion model
 uses them. The public names are in `__all__` here and in the packages `convert`, `io`, `pipelines`,
-`previews` and `training`; the module `metrics` is public too.
+`previews`, `training` and `video`; the module `metrics` is public too.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ __all__ = [
 
 def __getattr__(name: str) -> ModuleType:
     """Import a public package on first use: some need extras."""
-    if name not in ("convert", "metrics", "pipelines", "previews", "training"):
+    if name not in ("convert", "metrics", "pipelines", "previews", "training", "video"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
         return importlib.import_module(f"{__name__}.{name}")

@@ -128,17 +128,34 @@ class UpsampleConv(nnx.Module):
         Without padding x brings a row or column of context on each side, and h and w count the
         others. `multiprocessors` is that of `Conv`.
         """
-        kernel = self.kernel[...]
-        if not is_half(x.dtype):
-            return _nine_products(x, kernel.astype(x.dtype), pad_rows, pad_columns)
-        spec = ConvSpec(
-            padding=_pad(3, rows=pad_rows, columns=pad_columns),
-            upsample=True,
-            # Of a context twice enlarged the convolution needs one pixel.
-            crop=(int(not pad_rows), int(not pad_columns)),
+        return upsample_conv(
+            x,
+            self.kernel[...],
+            pad_rows=pad_rows,
+            pad_columns=pad_columns,
             multiprocessors=multiprocessors,
         )
-        return fused_conv(x, kernel, spec=spec)
+
+
+def upsample_conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    pad_rows: bool = True,
+    pad_columns: bool = True,
+    multiprocessors: int = 0,
+) -> jax.Array:
+    """Do what `UpsampleConv` does, with its kernel."""
+    if not is_half(x.dtype):
+        return _nine_products(x, kernel.astype(x.dtype), pad_rows, pad_columns)
+    spec = ConvSpec(
+        padding=_pad(3, rows=pad_rows, columns=pad_columns),
+        upsample=True,
+        # Of a context twice enlarged the convolution needs one pixel.
+        crop=(int(not pad_rows), int(not pad_columns)),
+        multiprocessors=multiprocessors,
+    )
+    return fused_conv(x, kernel, spec=spec)
 
 
 def _nine_products(x: jax.Array, kernel: jax.Array, pad_rows: bool, pad_columns: bool) -> jax.Array:
