@@ -59,6 +59,7 @@ INSIDE = {
         {"functional"},
         {"iterators"},
         {"autoencoder"},
+        {"wan"},
     ],
 }
 README = ROOT / "README.md"

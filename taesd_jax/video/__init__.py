@@ -11,12 +11,14 @@ from .config import VIDEO_VARIANTS, VideoConfig
 from .frames import frame_indices, num_frames, num_latents
 from .functional import decode_step, decode_video, encode_video
 from .iterators import iter_decode_frames
+from .wan import WanVAE
 
 __all__ = [
     "VIDEO_VARIANTS",
     "AutoencoderTinyVideo",
     "VideoCheckpoint",
     "VideoConfig",
+    "WanVAE",
     "decode_step",
     "decode_video",
     "encode_video",
