@@ -11,10 +11,12 @@ import numpy as np
 
 from .. import weights
 from ..config import VARIANTS
-from ..errors import CheckpointError
-from ..io.files import write_files
-from ..weights.sources import PICKLES
-from .options import MODEL_HELP, convert_package, load_checkpoint
+from ..errors import CheckpointError, UsageError
+from ..model.layers import COMPONENTS
+from ..weights.files import CONFIG_FILE, DIFFUSERS_FILE
+from ..weights.sources import PICKLES, pair_file
+from .options import MODEL_HELP, convert_package, load_checkpoint, say
+from .outputs import add_overwrite, check_outputs, file_name, write_json
 
 _TORCH_MODEL_HELP = f"{MODEL_HELP}; with torch also .pth"
 
@@ -25,7 +27,7 @@ def add_info_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def info(args: argparse.Namespace) -> int:
+def run_info(args: argparse.Namespace) -> int:
     """Show what a checkpoint holds."""
     params, config, stored_format = load_checkpoint(args.model)
     components = {}
@@ -41,7 +43,7 @@ def info(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(report | {"config": config.to_dict()}, indent=2))
         return 0
-    print(f"variant         {config.variant or ' or '.join(same) or 'not a published one'}")
+    say(f"variant         {config.variant or ' or '.join(same) or 'not a published one'}")
     print(f"format          {stored_format}")
     print(f"latent          {config.latent_channels} channels, 1/{config.spatial_factor} size")
     for component, part in components.items():
@@ -53,7 +55,7 @@ def info(args: argparse.Namespace) -> int:
         print(f"GroupNorm       {config.pool_channels} channels in the blocks at latent resolution")
     for component in ("encoder", "decoder"):
         if component not in params:
-            print(f"{component:<16}absent; {weights.missing_file(config.name_or_path, component)}")
+            say(f"{component:<16}absent; {weights.missing_file(config.name_or_path, component)}")
     return 0
 
 
@@ -61,7 +63,7 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `taesd-jax convert`."""
     add = parser.add_argument
     add("model", help=_TORCH_MODEL_HELP)
-    add("target", help="file, folder (diffusers) or PATH (original, pth)")
+    add("target", type=file_name, help="file, folder (diffusers) or PATH (original, pth)")
     add(
         "--to",
         choices=("diffusers", "original", "comfyui", "flax", "pth"),
@@ -69,14 +71,16 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--variant", choices=tuple(VARIANTS), help="name of the variant, of equal architecture")
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="dtype of the stored tensors")
+    text = "replace existing files; a model may then be converted in place"
+    add("--overwrite", action="store_true", help=text)
 
 
-def convert(args: argparse.Namespace) -> int:
+def run_convert(args: argparse.Namespace) -> int:
     """Convert a checkpoint to another format."""
     suffix = Path(args.target).suffix.lower()
     target_format = args.to or ("flax" if suffix == ".safetensors" else "diffusers")
     if target_format in ("flax", "comfyui") and suffix != ".safetensors":
-        raise CheckpointError(
+        raise UsageError(
             f"format {target_format!r} is one file: let {args.target} end .safetensors"
         )
     if target_format not in ("flax", "comfyui") and suffix in (".safetensors", *PICKLES):
@@ -86,9 +90,11 @@ def convert(args: argparse.Namespace) -> int:
         hint = (
             "; for .pth files add --to pth" if target_format == "diffusers" and suffix != "" else ""
         )
-        raise CheckpointError(
+        raise UsageError(
             f"format {target_format!r} takes {target}: name {args.target} without {suffix}{hint}"
         )
+    if not args.overwrite:
+        check_outputs(args, _target_files(Path(args.target), target_format))
     params, config, stored_format = load_checkpoint(args.model)
     if args.variant:
         if args.variant not in config.same_architecture:
@@ -102,8 +108,18 @@ def convert(args: argparse.Namespace) -> int:
     else:
         written = weights.save(args.target, params, config, format=target_format)
     for path in written:
-        print(f"{path}: {target_format} from {stored_format} names, {path.stat().st_size:,} bytes")
+        say(f"{path}: {target_format} from {stored_format} names, {path.stat().st_size:,} bytes")
     return 0
+
+
+def _target_files(path: Path, target_format: str) -> list[Path]:
+    """Return the files that a conversion may write."""
+    if target_format == "diffusers":
+        return [path / DIFFUSERS_FILE, path / CONFIG_FILE]
+    if target_format in ("original", "pth"):
+        suffix = ".pth" if target_format == "pth" else ".safetensors"
+        return [pair_file(path, component, suffix) for component in COMPONENTS]
+    return [path]
 
 
 def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,15 +128,18 @@ def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
     add("model", help=_TORCH_MODEL_HELP)
     add("--image", metavar="FILE", help="image to encode (default: a synthetic one)")
     add("--seed", type=int, default=0, help="seed of the synthetic image (default: %(default)s)")
-    add("--json", metavar="FILE", help="also write the report as JSON")
+    text = "also write the report as JSON"
+    add("--json", type=file_name, metavar="FILE", help=text)
+    add_overwrite(parser)
 
 
-def verify(args: argparse.Namespace) -> int:
+def run_verify(args: argparse.Namespace) -> int:
     """Compare with PyTorch layer by layer; exit status 1 if an error is too large."""
+    check_outputs(args, [args.json])
     params, config, _ = load_checkpoint(args.model)
     report = convert_package().parity_report(params, config, image=args.image, seed=args.seed)
     if args.json:
-        write_files({Path(args.json): (json.dumps(report.to_dict(), indent=2) + "\n").encode()})
+        write_json(args, args.json, report.to_dict())
     print(report.table())
     return 0 if report.ok else 1
 

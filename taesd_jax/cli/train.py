@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import math
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,20 +15,25 @@ from jax.sharding import Mesh
 from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
 from ..errors import MediaFileError, TrainingError
+from ..io.listing import RECIPE_FILE
 from ..model.layers import COMPONENTS, Component
-from ..training import Recipe, RunOptions, list_images
+from ..training import LOSSES, Recipe, RunOptions, list_images, new_student, train
 from ..training.recipe import DTYPES, OPTIMIZERS
-from ..training.registry import LOSSES
-from .options import MODEL_HELP, load_vae
+from ..training.trainer import check_installed
+from ..weights.sources import pair_file
+from .options import MODEL_HELP, load_vae, say
+from .outputs import add_overwrite, check_not_inputs, check_outputs, file_name
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `taesd-jax train`."""
     add = parser.add_argument
     default = "(default: %(default)s)"
     add("component", choices=COMPONENTS, help="what to train")
     add("images", nargs="+", help="image files, folders or glob patterns")
-    add("-o", "--output", required=True, help="folder; both components of a model may share it")
+    text = "folder; both components of a model may share it"
+    add("-o", "--output", type=file_name, required=True, help=text)
+    add_overwrite(parser)
     add("--teacher", help=f"{MODEL_HELP} (default: what --init names, else taesd)")
     add("--init", help="model to start from; the component that is not trained stays as it is")
     text = "of a new student's stages, latent first"
@@ -56,13 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             add(flag, type=numbers["kind"], default=field.default, metavar="N", help=text)
 
 
-def run(args: argparse.Namespace) -> int:
+def run_train(args: argparse.Namespace) -> int:
     """Train a tiny encoder or decoder to match a larger model, or fine-tune one."""
-    try:
-        from ..training import train
-    except ImportError as error:
-        raise TrainingError(str(error)) from error
-
+    check_installed()
     fields: dict[str, Any] = {f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe)}
     fields["losses"] = _parse_losses(args.losses)
     recipe = Recipe(**fields)
@@ -71,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
     images = [path for path in list_images(args.images) if path.resolve() not in excluded]
     if not images:
         raise MediaFileError("every image is held out; name others to train on")
+    _check_model_path(args, [*images, *held_out])
     student, teacher = _load_models(args, recipe)
     options = RunOptions(
         held_out=held_out,
@@ -83,16 +86,23 @@ def run(args: argparse.Namespace) -> int:
         progress=lambda event: _print_event(event, recipe.steps),
     )
     train(args.output, images, student=student, teacher=teacher, recipe=recipe, options=options)
-    print(f"{args.output}/model_{recipe.component}.safetensors")
+    say(f"{args.output}/model_{recipe.component}.safetensors")
     return 0
+
+
+def _check_model_path(args: argparse.Namespace, images: list[Path]) -> None:
+    """Raise MediaFileError if the model would replace an input, or a file of no training."""
+    path = pair_file(Path(args.output) / "model", args.component, ".safetensors")
+    if (Path(args.output) / args.component / RECIPE_FILE).exists():
+        check_not_inputs(args, [path], images)
+    else:
+        check_outputs(args, [path], images)
 
 
 def _load_models(
     args: argparse.Namespace, recipe: Recipe
 ) -> tuple[AutoencoderTiny, AutoencoderTiny]:
     """Return the student and the teacher."""
-    from ..training import new_student
-
     component = recipe.component
     init = load_vae(args.init) if args.init else None
     teacher = load_vae(args.teacher) if args.teacher else init or load_vae("taesd")

@@ -164,6 +164,10 @@ class AutoencoderTinyVideo:
             origin = f"; {source} has no {component}" if source else ""
             raise ValueError(f"the {component} is not loaded{origin}; load a file that has it")
 
+    def __hash__(self) -> int:
+        """Raise TypeError: results would be stale once the params of a static argument change."""
+        raise TypeError("a model is unhashable: pass it to jax.jit as an ordinary argument")
+
     def __repr__(self) -> str:
         """Name the latent channels, factors, components and dtype."""
         components = " and ".join(key for key in COMPONENTS if key in self.params)

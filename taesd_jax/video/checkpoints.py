@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from ..errors import CheckpointError, CheckpointNotFoundError
+from ..errors import CheckpointError
 from ..io.files import write_files
-from ..model.layers import COMPONENTS, Params
+from ..model.layers import COMPONENTS, Component, Params
 from ..weights import files
-from ..weights.names import Shape, flax_path, to_flax, to_torch
+from ..weights.names import Shape, flax_name, to_flax, to_torch
 from .config import VIDEO_VARIANTS, VideoConfig
 from .layers import build_layers
 
@@ -58,19 +59,24 @@ def load_video(path: str | os.PathLike[str], *, variant: str | None = None) -> V
             f"{str(path.with_suffix('.safetensors'))!r}) makes a file of it that is"
         )
     header = files.read_header(path)
-    try:
+    with _prefixed(path):
         config = _stored_config(header.metadata)
         if config is None or variant is not None:
             config = recognise(header.shapes, variant=variant, name=path.stem)
         _check_shapes(header.shapes, config)
-        tensors = files.read_tensors(path, list(header.shapes))
-        files.check_digest(path, header, tensors)
+    # Only now: the tensors of a file that is no model may be larger than memory.
+    tensors = files.read_tensors(path, header)
+    with _prefixed(path):
         params = from_tensors(tensors, config=config)
-    except CheckpointNotFoundError:
-        raise
+    return VideoCheckpoint(params, config.replace(name_or_path=str(path)))
+
+
+@contextmanager
+def _prefixed(path: Path) -> Iterator[None]:
+    try:
+        yield
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    return VideoCheckpoint(params, config.replace(name_or_path=str(path)))
 
 
 def save_video(path: str | os.PathLike[str], params: Params, config: VideoConfig) -> Path:
@@ -195,7 +201,7 @@ def from_tensors(tensors: Mapping[str, np.ndarray], *, config: VideoConfig) -> P
     params: Params = {}
     for name, tensor in tensors.items():
         component, key = name.split(".", 1)
-        *path, leaf = (component, *flax_path(key))
+        *path, leaf = flax_name(key, cast(Component, component)).split(".")
         branch = params
         for word in path:
             branch = branch.setdefault(word, {})

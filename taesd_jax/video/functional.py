@@ -8,14 +8,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from ..model.functional import check_params, quantize, select_component
+from ..model.inputs import check_values
 from ..model.layers import Component, Params
 from ..model.validation import check_count, check_dtype, check_out_dtype
-from ..strategies.parts import copy_native
+from ..strategies.placement import place
 from .advance import State, abstract_params, advance, init_state
 from .config import VideoConfig
 from .frames import clip_frames, frame_indices
@@ -65,7 +65,7 @@ def decode_video(
     dtype, out_dtype = resolve_dtypes(latents, dtype, out_dtype)
     component_params = checked_params(params, "decoder", config)
     chunk = _resolve_chunk(chunk)
-    return _decode(component_params, as_native(latents), config, chunk, dtype, out_dtype)
+    return _decode(*place((component_params, latents)), config, chunk, dtype, out_dtype)
 
 
 def encode_video(
@@ -90,7 +90,8 @@ def encode_video(
         Latents (n, num_latents(frames), height / spatial_factor, width / spatial_factor, z).
 
     Raises:
-        ValueError: The video has another shape, params do not fit config, or chunk is not positive.
+        ValueError: The video has another shape or range, params do not fit config, or chunk is not
+            positive.
         TypeError: The video is not floating point, or an argument has the wrong type.
 
     >>> from taesd_jax.video import VIDEO_VARIANTS, init_video
@@ -102,7 +103,8 @@ def encode_video(
     check_video(video, config)
     dtype, _ = resolve_dtypes(video, dtype, None)
     component_params = checked_params(params, "encoder", config)
-    return _encode(component_params, as_native(video), config, _resolve_chunk(chunk), dtype)
+    check_values(video, "encoder")
+    return _encode(*place((component_params, video)), config, _resolve_chunk(chunk), dtype)
 
 
 def decode_step(
@@ -143,7 +145,7 @@ def decode_step(
     component_params = checked_params(params, "decoder", config)
     check_state(state, latents, config)
     dtype, out_dtype = resolve_dtypes(latents, next(iter(state.values())).dtype, out_dtype)
-    return run_step(component_params, state, as_native(latents), config, dtype, out_dtype)
+    return run_step(*place((component_params, state, latents)), config, dtype, out_dtype)
 
 
 def checked_params(params: Params, component: Component, config: VideoConfig) -> Params:
@@ -155,13 +157,10 @@ def checked_params(params: Params, component: Component, config: VideoConfig) ->
 
 def resolve_dtypes(x: Any, dtype: Any, out_dtype: Any) -> tuple[str, str]:
     """Return the names of the dtypes of a computation and of its result."""
-    dtype = check_dtype(jax.dtypes.canonicalize_dtype(x.dtype) if dtype is None else dtype)
+    if dtype is None:
+        dtype = jax.dtypes.canonicalize_dtype(x.dtype.newbyteorder("="))
+    dtype = check_dtype(dtype)
     return dtype, dtype if out_dtype is None else check_out_dtype(out_dtype)
-
-
-def as_native(x: Any) -> Any:
-    """Return x, copied if it is NumPy's: JAX may read it after the call has returned."""
-    return copy_native(x) if isinstance(x, np.ndarray) else x
 
 
 def _resolve_chunk(chunk: int | None) -> int | None:

@@ -12,10 +12,11 @@ from jax.typing import ArrayLike, DTypeLike
 
 from ..model.layers import Params
 from ..model.validation import check_count
+from ..strategies.placement import place
 from .advance import init_state
 from .config import VideoConfig
 from .frames import frame_indices
-from .functional import as_native, checked_params, resolve_dtypes, run_step
+from .functional import checked_params, resolve_dtypes, run_step
 from .validation import check_latents
 
 # The state before a step is not needed after it.
@@ -78,7 +79,7 @@ def _iterate(
     factor = config.time_factor
     state = init_state((n, h, w), config=config, dtype=dtype)
     for first in range(max(0, indices[0] // factor - config.context_latents), t, chunk):
-        part = as_native(latents[:, first : first + chunk])
+        params, part = place((params, latents[:, first : first + chunk]))
         state, frames = _run_step(
             params, state, part, config=config, dtype=dtype, out_dtype=out_dtype
         )
