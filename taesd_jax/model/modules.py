@@ -93,14 +93,9 @@ def apply_layers(
     remat: bool = False,
     multiprocessors: int = 0,
 ) -> jax.Array:
-    """Apply layers of `module` to x, in the dtype of x.
+    """Apply some layers of `module` to x (n, h, w, c), in the dtype of x.
 
-    Args:
-        module: The component.
-        layers: Some of its layers, in order.
-        x: (n, h, w, c).
-        remat: Whether each block is recomputed in the gradient.
-        multiprocessors: Of the Hopper GPU whose kernels may serve; 0 for none.
+    With `remat` the gradient recomputes each block; `multiprocessors` is that of `Conv`.
     """
     convolve = functools.partial(apply_conv, multiprocessors=multiprocessors)
     for layer in layers:
