@@ -2,7 +2,9 @@
 
 import functools
 import json
+import re
 import types
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +14,23 @@ from flax import linen as nn
 from flax import nnx, struct
 from flax.core import FrozenDict, freeze
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from models import ROUNDING, SHORT, image, latent, random_model, with_thumbnails, write_pair
+from models import (
+    ONE_BLOCK,
+    ROUNDING,
+    SHORT,
+    image,
+    latent,
+    random_model,
+    with_thumbnails,
+    write_pair,
+)
 
-from taesd_jax import AutoencoderTiny
+from taesd_jax import VARIANTS, AutoencoderTiny
 from taesd_jax.errors import CheckpointError
 from taesd_jax.pipelines import FlaxAutoencoderTiny
 from taesd_jax.pipelines.maxdiffusion import replace_vae, with_base
 
+PAGE = Path(__file__).parents[2] / "docs" / "pipelines.md"
 CONFIG = SHORT.replace(raw_latent_scale=0.18215, raw_latent_shift=0.0)
 RULES = (("batch", ("data", "fsdp")), ("conv_out", "fsdp"))
 BATCH = PartitionSpec(("data", "fsdp"))
@@ -332,3 +344,33 @@ def test_a_module_is_an_instance_of_the_base_that_a_library_checks(vae):
     assert isinstance(both, FlaxAutoencoderTiny)
     assert both.to_bf16({}) == "theirs"
     assert both.init_weights(jax.random.key(0), eval_only=True).keys() == params.keys()
+
+
+def test_the_lines_of_the_page_run(mesh, monkeypatch):
+    def load(name, **_):
+        return AutoencoderTiny(*random_model(VARIANTS[name].replace(**ONE_BLOCK)))
+
+    monkeypatch.setattr(AutoencoderTiny, "from_pretrained", staticmethod(load))
+    z_image = ZImage(mesh)
+    z_image.vae = FullVAE(0.3611, 16)
+    pipelines = {
+        "MaxDiffusion": StableDiffusion(),
+        "Stable Diffusion and SDXL": StableDiffusion(),
+        "FLUX.1": Flux(FullVAE(0.3611, 16)),
+        "FLUX.2 klein": None,
+        "Z-Image": z_image,
+    }
+    names = {"config": types.SimpleNamespace(weights_dtype="bfloat16"), "jnp": jnp}
+    sections = re.split(r"^##+ (.+)\n", PAGE.read_text(), flags=re.M)[1:]
+    run = dict.fromkeys(pipelines, 0)
+    for heading, text in zip(sections[::2], sections[1::2], strict=True):
+        for snippet in re.findall(r"^```py\n(.*?)^```$", text, re.M | re.S):
+            if heading in pipelines:
+                names |= {"pipeline": pipelines[heading], "params": {}}
+                exec(snippet, names)
+                run[heading] += 1
+    assert run == dict(zip(pipelines, (1, 1, 3, 2, 1), strict=True))
+    assert {type(p.vae).__name__ for p in pipelines.values() if p} == {"FlaxAutoencoderKL"}
+    assert z_image.vae_shift_factor == 0
+    assert names["vae_state"]["params"].keys() == {"encoder", "decoder"}
+    assert names["vae_params"] is names["tiny_params"]
