@@ -20,6 +20,10 @@ class TrainingError(ValueError):
     """A training that cannot be started, resumed or continued."""
 
 
+class UsageError(ValueError):
+    """A command line that is wrong whatever the files hold; the exit status is 2."""
+
+
 def one_line(message: object) -> str:
     r"""Return a message as one line for a terminal, with control characters escaped.
 

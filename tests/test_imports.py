@@ -5,7 +5,6 @@ import doctest
 import importlib
 import inspect
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,7 +52,6 @@ INSIDE = {
         {"compilation"},
     ],
 }
-README = ROOT / "README.md"
 PACKAGES = [
     "taesd_jax",
     *(f"taesd_jax.{name}" for name in ("io", "pipelines", "previews", "training")),
@@ -248,13 +246,6 @@ def test_every_public_name_has_a_docstring(package):
         public = [m for m in members.values() if not m.name.startswith("_")]
         for each in (node, *public):
             assert ast.get_docstring(each), (name, each.name)
-
-
-def test_the_readme_imports_public_names():
-    statements = re.findall(r"^from (taesd_jax[\w.]*) import (.+)$", README.read_text(), re.M)
-    assert len(statements) > 8
-    for package, names in statements:
-        assert set(names.split(", ")) <= public_names(package).keys(), package
 
 
 def test_public_packages_are_attributes():

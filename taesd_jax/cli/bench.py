@@ -7,17 +7,17 @@ import datetime
 import importlib
 import io
 import itertools
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from ..config import VARIANTS
-from ..errors import CheckpointError
+from ..errors import CheckpointError, UsageError
 from ..io.files import write_files
 from .counts import Limits, count_full, describe_machine, measure_limits
 from .measurement import Measured, call_overhead, measure, set_threads
 from .options import convert_package, positive_integer
+from .outputs import add_overwrite, check_outputs, file_name, write_json
 from .runners import OURS, Case, default_names, strategies_of
 
 PEERS = ("eager", "channels_last", "cuda_graph", "compile", "onnxruntime", "openvino")
@@ -37,15 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--strategies", action="store_true", help="compare our strategies in place of peers")
     add("--peaks", action="store_true", help="peak memory, each in a process of its own")
     add("--overhead", action="store_true", help="overhead of a call")
-    add("--json", metavar="FILE", help="also write the figures as JSON")
-    add("--plot", metavar="FILE", help="draw the medians (needs matplotlib)")
+    add("--json", type=file_name, metavar="FILE", help="also write the figures as JSON")
+    text = "draw the medians (needs matplotlib)"
+    add("--plot", type=file_name, metavar="FILE", help=text)
+    add_overwrite(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure speed and memory next to PyTorch, ONNX Runtime and OpenVINO."""
     for name, size in itertools.product(args.variants, args.sizes):
         if size % (factor := VARIANTS[name].spatial_factor):
-            raise ValueError(f"sizes must be multiples of {factor} for {name}, got {size}")
+            raise UsageError(f"sizes must be multiples of {factor} for {name}, got {size}")
+    check_outputs(args, [args.json, args.plot])
     threads = set_threads(args.threads)
     limits = {dtype: measure_limits(dtype) for dtype in args.dtypes}
     report: dict[str, Any] = {
@@ -73,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         text = "call overhead: vae.decode {vae_us:.0f} us, bare compiled call {bare_us:.0f} us"
         print("\n" + text.format(**report["overhead"]))
     if args.json:
-        write_files({Path(args.json): (json.dumps(report, indent=2) + "\n").encode()})
+        write_json(args, args.json, report)
     if args.plot:
         _plot(report, Path(args.plot))
     return 0

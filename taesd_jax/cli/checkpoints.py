@@ -11,10 +11,12 @@ import numpy as np
 
 from .. import weights
 from ..config import VARIANTS
-from ..errors import CheckpointError
-from ..io.files import write_files
-from ..weights.sources import PICKLES
+from ..errors import CheckpointError, UsageError
+from ..model.layers import COMPONENTS
+from ..weights.files import CONFIG_FILE, DIFFUSERS_FILE
+from ..weights.sources import PICKLES, pair_file
 from .options import MODEL_HELP, convert_package, load_checkpoint
+from .outputs import add_overwrite, check_outputs, file_name, write_json
 
 _TORCH_MODEL_HELP = f"{MODEL_HELP}; with torch also .pth"
 
@@ -61,7 +63,7 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `taesd-jax convert`."""
     add = parser.add_argument
     add("model", help=_TORCH_MODEL_HELP)
-    add("target", help="file, folder (diffusers) or PATH (original, pth)")
+    add("target", type=file_name, help="file, folder (diffusers) or PATH (original, pth)")
     add(
         "--to",
         choices=("diffusers", "original", "comfyui", "flax", "pth"),
@@ -69,6 +71,8 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--variant", choices=tuple(VARIANTS), help="name of the variant, of equal architecture")
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="dtype of the stored tensors")
+    text = "replace existing files; a model may then be converted in place"
+    add("--overwrite", action="store_true", help=text)
 
 
 def convert(args: argparse.Namespace) -> int:
@@ -76,7 +80,7 @@ def convert(args: argparse.Namespace) -> int:
     suffix = Path(args.target).suffix.lower()
     target_format = args.to or ("flax" if suffix == ".safetensors" else "diffusers")
     if target_format in ("flax", "comfyui") and suffix != ".safetensors":
-        raise CheckpointError(
+        raise UsageError(
             f"format {target_format!r} is one file: let {args.target} end .safetensors"
         )
     if target_format not in ("flax", "comfyui") and suffix in (".safetensors", *PICKLES):
@@ -86,9 +90,11 @@ def convert(args: argparse.Namespace) -> int:
         hint = (
             "; for .pth files add --to pth" if target_format == "diffusers" and suffix != "" else ""
         )
-        raise CheckpointError(
+        raise UsageError(
             f"format {target_format!r} takes {target}: name {args.target} without {suffix}{hint}"
         )
+    if not args.overwrite:
+        check_outputs(args, _target_files(Path(args.target), target_format))
     params, config, stored_format = load_checkpoint(args.model)
     if args.variant:
         if args.variant not in config.same_architecture:
@@ -106,21 +112,34 @@ def convert(args: argparse.Namespace) -> int:
     return 0
 
 
+def _target_files(path: Path, target_format: str) -> list[Path]:
+    """Return the files that a conversion may write."""
+    if target_format == "diffusers":
+        return [path / DIFFUSERS_FILE, path / CONFIG_FILE]
+    if target_format in ("original", "pth"):
+        suffix = ".pth" if target_format == "pth" else ".safetensors"
+        return [pair_file(path, component, suffix) for component in COMPONENTS]
+    return [path]
+
+
 def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `taesd-jax verify`."""
     add = parser.add_argument
     add("model", help=_TORCH_MODEL_HELP)
     add("--image", metavar="FILE", help="image to encode (default: a synthetic one)")
     add("--seed", type=int, default=0, help="seed of the synthetic image (default: %(default)s)")
-    add("--json", metavar="FILE", help="also write the report as JSON")
+    text = "also write the report as JSON"
+    add("--json", type=file_name, metavar="FILE", help=text)
+    add_overwrite(parser)
 
 
 def verify(args: argparse.Namespace) -> int:
     """Compare with PyTorch layer by layer; exit status 1 if an error is too large."""
+    check_outputs(args, [args.json])
     params, config, _ = load_checkpoint(args.model)
     report = convert_package().parity_report(params, config, image=args.image, seed=args.seed)
     if args.json:
-        write_files({Path(args.json): (json.dumps(report.to_dict(), indent=2) + "\n").encode()})
+        write_json(args, args.json, report.to_dict())
     print(report.table())
     return 0 if report.ok else 1
 

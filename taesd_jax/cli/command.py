@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ..errors import one_line
+from ..errors import UsageError, one_line
 from ..version import __version__
 from . import bench, checkpoints, compare, fit_thumbnails, images, train
 from .options import describe_error
@@ -22,6 +22,8 @@ from .options import describe_error
 # Exit statuses of a shell for SIGINT and SIGPIPE.
 _INTERRUPTED = 128 + signal.SIGINT
 _BROKEN_PIPE = 141
+# The one of argparse.
+_USAGE_ERROR = 2
 
 # The functions that add a command's arguments and run it; its help is the latter's docstring.
 _COMMANDS = {
@@ -77,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             raise
         print(f"taesd-jax: error: {one_line(describe_error(error))}", file=sys.stderr)
-        return 1
+        return _USAGE_ERROR if isinstance(error, UsageError) else 1
 
 
 def _flush() -> None:
@@ -122,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     text = "show the traceback of an error"
     parser.add_argument("--debug", action="store_true", help=text)
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, (add_arguments, run) in _COMMANDS.items():
         description = (run.__doc__ or "").partition("\n")[0]
         command = subparsers.add_parser(name, help=description, description=description)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,10 +11,10 @@ import numpy as np
 
 from ..autoencoder import AutoencoderTiny
 from ..errors import MediaFileError
-from ..io.files import write_files
 from ..io.images import pad_image, psnr
 from ..metrics import gmsd, sharpness, ssim
 from .options import LONGEST_HELP, MODEL_HELP, expand, load_vae, positive_integer, read_resized
+from .outputs import add_overwrite, check_outputs, file_name, write_json
 
 # Equal images have an infinite PSNR; this keeps means finite.
 _MAX_PSNR = 100.0
@@ -30,16 +28,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("models", nargs="+", help=MODEL_HELP)
     add("--images", nargs="+", required=True, help="image files or glob patterns")
     add("--side", type=positive_integer, default=640, help=LONGEST_HELP)
-    add("--json", metavar="FILE", help="also write the figures as JSON")
+    text = "also write the figures as JSON"
+    add("--json", type=file_name, metavar="FILE", help=text)
+    add_overwrite(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Compare models by PSNR, SSIM, GMSD and sharpness of their images."""
+    paths = expand(args.images)
+    check_outputs(args, [args.json], paths)
     models = {name: load_vae(name) for name in args.models}
     for vae in models.values():
         vae.check_loaded("encoder")
         vae.check_loaded("decoder")
-    paths = expand(args.images)
     factor = max(vae.config.spatial_factor for vae in models.values())
     figures: dict[tuple[str, str], list[dict[str, float]]] = {}  # by decoder and encoder
     for i, image in enumerate(read_resized(paths, args.side, max(factor, _MIN_SIDE)), 1):
@@ -61,8 +62,7 @@ def run(args: argparse.Namespace) -> int:
             f"{row['ssim']:6.4f}  {row['gmsd']:7.4f}  {row['sharpness']:9.3f}"
         )
     if args.json:
-        report = {"images": [path.name for path in paths], "rows": rows}
-        write_files({Path(args.json): json.dumps(report, indent=1).encode()})
+        write_json(args, args.json, {"images": [path.name for path in paths], "rows": rows})
     return 0
 
 

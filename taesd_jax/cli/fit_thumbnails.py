@@ -30,6 +30,7 @@ from .options import (
     read_resized,
     real_path,
 )
+from .outputs import check_not_inputs, file_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", default="taesd", help=f"{MODEL_HELP} (default: %(default)s)")
     add("--name", help="name of the entry in the file (default: the variant)")
     add("--side", type=positive_integer, default=640, help=LONGEST_HELP)
-    add("-o", "--output", required=True, help="file; its entries of other names are kept")
+    text = "file of thumbnails to add to or to create"
+    add("-o", "--output", type=file_name, required=True, help=text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     paths = [path for path in expand(args.images) if real_path(path) not in excluded]
     if not paths:
         raise MediaFileError("every image is held out; name others to fit to")
+    check_not_inputs(args, [Path(args.output)], [*paths, *held_out])
     params, config, _ = load_checkpoint(args.model)
     AutoencoderTiny(params, config).check_loaded("encoder")
     AutoencoderTiny(params, config).check_loaded("decoder")

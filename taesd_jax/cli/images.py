@@ -14,12 +14,15 @@ import numpy as np
 from ..autoencoder import AutoencoderTiny
 from ..errors import MediaFileError
 from ..io.arrays import SUFFIXES, TIFF, is_plain_tiff
-from ..io.images import pad_image, psnr, read_image, write_image
+from ..io.files import signature
+from ..io.images import check_image_path, pad_image, psnr, read_image, write_image
+from ..io.latents import SUFFIXES as LATENT_SUFFIXES
 from ..io.latents import check_finite, clipped_share, read_latent, write_latent
 from ..model.validation import check_latent
 from ..weights.sources import BUNDLED
 from .large import decode_large, encode_large
-from .options import MODEL_HELP, expand, for_each, model_on_device, output_paths
+from .options import MODEL_HELP, expand, for_each, model_on_device
+from .outputs import add_overwrite, check_outputs, file_name, output_paths
 
 # Endings of this command's own results, which patterns of inputs do not match.
 _RESULTS = (".latent.png", ".decoded.png", ".roundtrip.png")
@@ -39,12 +42,15 @@ def add_encode_arguments(parser: argparse.ArgumentParser) -> None:
 def encode(args: argparse.Namespace) -> int:
     """Encode images into latent files."""
     inputs = expand(args.images, skip=_RESULTS)
-    results = output_paths(inputs, args.output, f".latent.{args.format or 'npz'}")
-    for result in results:
-        if args.format and result.suffix.lower() != f".{args.format}":
-            raise MediaFileError(
-                f"{result} does not end in .{args.format}; leave out --format or -o"
-            )
+    suffixes = (f".{args.format}",) if args.format else LATENT_SUFFIXES
+
+    def check_suffix(path: Path) -> None:
+        if path.suffix.lower() not in suffixes:
+            raise MediaFileError(f"{path}: expected a file that ends with {', '.join(suffixes)}")
+
+    name = f".latent.{args.format or 'npz'}"
+    results = output_paths(inputs, args.output, name, check_suffix=check_suffix)
+    check_outputs(args, results, inputs)
     with model_on_device(args, "encoder") as vae:
 
         def work(source: Path, result: Path) -> str:
@@ -52,7 +58,8 @@ def encode(args: argparse.Namespace) -> int:
                 return encode_large(vae, source, result)
             image = read_image(source)
             latent = _encode(vae, image)
-            write_latent(result, latent, config=vae.config, image_size=image.shape[:2])
+            options = {"image_size": image.shape[:2], "software": signature("encode")}
+            write_latent(result, latent, config=vae.config, **options)
             note = ""
             if result.suffix.lower() == ".png" and (share := clipped_share(latent, vae.config)):
                 note = f", {share:.2%} of the values clipped to the range of 8 bits"
@@ -86,11 +93,14 @@ def add_decode_arguments(parser: argparse.ArgumentParser) -> None:
 def decode(args: argparse.Namespace) -> int:
     """Decode latent files into images."""
     inputs = expand(args.latents)
-    results = output_paths(inputs, args.output, ".decoded.png")
     scale = float(Fraction(args.scale))
-    for result in results:
-        if scale != 1 and result.suffix.lower() == ".npy":
-            raise MediaFileError(f"{result}: --scale needs an image format, such as .png or .tif")
+
+    def check_suffix(path: Path) -> None:
+        if path.suffix.lower() != ".npy" or scale != 1:
+            check_image_path(path)
+
+    results = output_paths(inputs, args.output, ".decoded.png", check_suffix=check_suffix)
+    check_outputs(args, results, inputs)
     with model_on_device(args, "decoder") as vae:
 
         def work(source: Path, result: Path) -> str:
@@ -112,8 +122,9 @@ def decode(args: argparse.Namespace) -> int:
                     result.with_name(f"{result.stem}-{i}{result.suffix}")
                     for i in range(len(images))
                 ]
+                check_outputs(args, paths, inputs)
             for path, image in zip(paths, images, strict=True):
-                write_image(path, image[:h, :w])
+                write_image(path, image[:h, :w], software=signature("decode"))
             return f"{', '.join(map(str, paths))}: {w}x{h}"
 
         return for_each(inputs, results, work, debug=args.debug)
@@ -130,14 +141,17 @@ def roundtrip(args: argparse.Namespace) -> int:
     """Encode and decode images; write original and result side by side and print the PSNR."""
     inputs = expand(args.images, skip=_RESULTS) or [BUNDLED / "sample.jpg"]
     output = args.output if args.output or args.images else "."
-    results = output_paths(inputs, output, ".roundtrip.png")
+    check = {"check_suffix": check_image_path}
+    results = output_paths(inputs, output, ".roundtrip.png", **check)
+    check_outputs(args, results, inputs)
     with model_on_device(args, "encoder", "decoder") as vae:
 
         def work(source: Path, result: Path) -> str:
             image = read_image(source)
             h, w, _ = image.shape
             decoded = np.asarray(vae.decode(_encode(vae, image)).sample)[0, :h, :w]
-            write_image(result, np.concatenate([image, decoded], axis=1))
+            both = np.concatenate([image, decoded], axis=1)
+            write_image(result, both, software=signature("roundtrip"))
             return f"{source}: {w}x{h}, PSNR {psnr(image, decoded):.2f} dB -> {result}"
 
         return for_each(inputs, results, work, debug=args.debug)
@@ -145,7 +159,8 @@ def roundtrip(args: argparse.Namespace) -> int:
 
 def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("-o", "--output", help="file or folder (default: next to each input)")
+    add("-o", "--output", type=file_name, help="file or folder (default: next to each input)")
+    add_overwrite(parser)
     add("--model", default="small", help=f"{MODEL_HELP} (default: %(default)s)")
     add(
         "--dtype",

@@ -14,6 +14,7 @@ import numpy as np
 from ..autoencoder import AutoencoderTiny
 from ..errors import MediaFileError
 from ..io.arrays import ResumableArrayWriter, open_array
+from ..io.files import signature
 from ..io.images import from_uint8, to_uint8
 from ..io.latents import check_finite
 from ..strategies.iterators import iter_decode, iter_encode
@@ -74,7 +75,8 @@ def decode_large(
         )
     config, (h, w) = vae.config, size
     job = [*_job("decode", vae, source), data_format]
-    array = ResumableArrayWriter(target, (h, w, 3), "uint8", job=job)
+    software = signature("decode")
+    array = ResumableArrayWriter(target, (h, w, 3), "uint8", job=job, software=software)
     strategy = Strips(min_full_stages(config), _strip_rows(w))
 
     def strips(start: int) -> Iterator[np.ndarray]:

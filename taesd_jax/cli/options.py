@@ -26,7 +26,7 @@ from ..errors import CheckpointError, MediaFileError, one_line
 from ..io.files import check_regular
 from ..io.images import read_image
 from ..model.layers import Component
-from ..weights.sources import PICKLES, pickles
+from ..weights.sources import find_local
 
 MODEL_HELP = (
     "a safetensors file; PATH for PATH_encoder.safetensors and PATH_decoder.safetensors; a folder; "
@@ -56,11 +56,8 @@ def convert_package() -> ModuleType:
 
 def load_checkpoint(source: str) -> weights.Checkpoint:
     """Load a checkpoint as `taesd_jax.load` does, or .pth files where torch is installed."""
-    is_torch = False
-    # `weights.load` reports names that no file can have.
-    with contextlib.suppress(RuntimeError, OSError):
-        path = Path(source).expanduser()
-        is_torch = (path.suffix.lower() in PICKLES and path.is_file()) or bool(pickles(path))
+    files = find_local(source)
+    is_torch = files is not None and files.are_pickles
     return convert_package().load_pth(source) if is_torch else weights.load(source)
 
 
@@ -139,39 +136,6 @@ def read_resized(paths: list[Path], longest: int, shortest: int) -> Iterator[np.
 def real_path(path: Path) -> str:
     """Resolve all links; unlike `Path.resolve` this does not raise on a loop of links."""
     return os.path.realpath(path)
-
-
-def output_paths(inputs: list[Path], output: str | None, suffix: str) -> list[Path]:
-    """Return the path of each input's result.
-
-    Args:
-        inputs: The input files.
-        output: None to write next to each input; a folder (if it exists, ends with a slash, or has
-            to hold several results); or a file.
-        suffix: Replaces the input's suffix, such as ".decoded.png".
-
-    Raises:
-        MediaFileError: Two results would have the same name, or a result would replace an input.
-    """
-    names = [f"{path.stem.removesuffix('.latent')}{suffix}" for path in inputs]
-    if output is None:
-        results = [path.with_name(name) for path, name in zip(inputs, names, strict=True)]
-    elif len(inputs) > 1 or Path(output).is_dir() or output.endswith(("/", os.sep)):
-        if Path(output).is_file():
-            raise MediaFileError(f"{len(inputs)} results need a folder, but {output} is a file")
-        results = [Path(output) / name for name in names]
-    else:
-        results = [Path(output)]
-    sources: dict[str, Path] = {}
-    input_files = {real_path(path) for path in inputs}
-    for source, result in zip(inputs, results, strict=True):
-        target = real_path(result)
-        if target in input_files:
-            raise MediaFileError(f"{result} is an input; name another output with -o")
-        if other := sources.get(target):
-            raise MediaFileError(f"{other} and {source} would both be written to {result}")
-        sources[target] = source
-    return results
 
 
 def describe_error(error: Exception) -> str:

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import math
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,9 +17,12 @@ from ..config import AutoencoderTinyConfig
 from ..errors import MediaFileError, TrainingError
 from ..model.layers import COMPONENTS, Component
 from ..training import Recipe, RunOptions, list_images
+from ..training.crops import RECIPE_FILE
 from ..training.recipe import DTYPES, OPTIMIZERS
 from ..training.registry import LOSSES
+from ..weights.sources import pair_file
 from .options import MODEL_HELP, load_vae
+from .outputs import add_overwrite, check_not_inputs, check_outputs, file_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = "(default: %(default)s)"
     add("component", choices=COMPONENTS, help="what to train")
     add("images", nargs="+", help="image files, folders or glob patterns")
-    add("-o", "--output", required=True, help="folder; both components of a model may share it")
+    text = "folder; both components of a model may share it"
+    add("-o", "--output", type=file_name, required=True, help=text)
+    add_overwrite(parser)
     add("--teacher", help=f"{MODEL_HELP} (default: what --init names, else taesd)")
     add("--init", help="model to start from; the component that is not trained stays as it is")
     text = "of a new student's stages, latent first"
@@ -71,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
     images = [path for path in list_images(args.images) if path.resolve() not in excluded]
     if not images:
         raise MediaFileError("every image is held out; name others to train on")
+    _check_model_path(args, [*images, *held_out])
     student, teacher = _load_models(args, recipe)
     options = RunOptions(
         held_out=held_out,
@@ -85,6 +92,15 @@ def run(args: argparse.Namespace) -> int:
     train(args.output, images, student=student, teacher=teacher, recipe=recipe, options=options)
     print(f"{args.output}/model_{recipe.component}.safetensors")
     return 0
+
+
+def _check_model_path(args: argparse.Namespace, images: list[Path]) -> None:
+    """Raise MediaFileError if the model would replace an input, or a file of no training."""
+    path = pair_file(Path(args.output) / "model", args.component, ".safetensors")
+    if (Path(args.output) / args.component / RECIPE_FILE).exists():
+        check_not_inputs(args, [path], images)
+    else:
+        check_outputs(args, [path], images)
 
 
 def _load_models(

@@ -58,6 +58,11 @@ def is_plain_tiff(path: Path) -> bool:
         return False
 
 
+def partial_path(path: Path) -> Path:
+    """Return the file that `ResumableArrayWriter` writes before it replaces `path`."""
+    return path.with_name(f".{path.stem[:100]}.partial{path.suffix}")
+
+
 class ResumableArrayWriter:
     """Write an array file row by row; the target is replaced when the array is complete.
 
@@ -70,6 +75,7 @@ class ResumableArrayWriter:
             (h, w, 3).
         dtype: Dtype of the array; TIFF takes uint8.
         job: Everything that the content depends on, as JSON.
+        software: What writes the file; .npy does not store it.
 
     Attributes:
         rows: Rows written so far.
@@ -80,14 +86,20 @@ class ResumableArrayWriter:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], shape: tuple[int, ...], dtype: str, *, job: Any
+        self,
+        path: str | os.PathLike[str],
+        shape: tuple[int, ...],
+        dtype: str,
+        *,
+        job: Any,
+        software: str | None = None,
     ):
         path = resolve_target(path)
         if path.suffix.lower() not in SUFFIXES:
             raise MediaFileError(f"{path}: the suffix must be one of {', '.join(SUFFIXES)}")
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.shape, self.dtype = path, shape, np.dtype(dtype)
-        self._partial = path.with_name(f".{path.stem[:100]}.partial{path.suffix}")
+        self._partial, self._software = partial_path(path), software
         self._state = self._partial.with_name(f"{self._partial.name}.json")
         # Long names that begin alike share a partial file, hence the path.
         text = json.dumps([job, shape, dtype, os.fspath(path)], sort_keys=True)
@@ -166,7 +178,8 @@ class ResumableArrayWriter:
         """Write a file of zeros; return the offset of its rows."""
         self._state.unlink(missing_ok=True)
         if self.path.suffix.lower() in TIFF:
-            options = {"photometric": "rgb", "bigtiff": True, "metadata": None}
+            options: dict[str, Any] = {"photometric": "rgb", "bigtiff": True, "metadata": None}
+            options |= {"software": self._software}
             array = _import_tifffile().memmap(
                 self._partial, shape=self.shape, dtype=self.dtype, **options
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ except ImportError:  # Windows
 
 # Streams of this process: replacing the file behind one would lose its output.
 _STANDARD_STREAMS = ("/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/fd/")
+_SIGNATURE = "written by taesd-jax "
+# Bytes at each end of a file where formats keep their metadata.
+_METADATA_BYTES = 2**16
 
 
 def write_files(files: Mapping[Path, bytes]) -> None:
@@ -73,6 +77,24 @@ def resolve_target(path: str | os.PathLike[str]) -> Path:
     if (target.exists() and not target.is_file()) or str(path).startswith(_STANDARD_STREAMS):
         raise OSError(errno.EINVAL, "expected a file, got a device or a pipe", str(path))
     return target
+
+
+def signature(command: str) -> str:
+    """Return the text by which `command_of` recognises the files of a subcommand."""
+    return _SIGNATURE + command
+
+
+def command_of(path: Path) -> str:
+    """Return the subcommand of `taesd-jax` that wrote a file, by its metadata, or "".
+
+    The signature is looked for as bytes: no parser need be trusted with other people's files.
+    """
+    with reading(path), path.open("rb") as file:
+        content = file.read(_METADATA_BYTES)
+        file.seek(max(len(content), path.stat().st_size - _METADATA_BYTES))
+        content += file.read()
+    found = re.search(_SIGNATURE.encode() + rb"([a-z-]+)", content)
+    return found[1].decode() if found else ""
 
 
 def check_regular(path: Path) -> None:

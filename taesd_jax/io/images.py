@@ -15,6 +15,9 @@ from .files import reading, write_files
 # Formats that keep the size of every image and, except for losses and GIF's palette, its colours.
 _WRITABLE = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "SGI", "TGA", "TIFF",
              "WEBP")  # fmt: skip
+# EXIF tag, and formats that hold EXIF when written by Pillow.
+_SOFTWARE = 0x0131
+_WITH_EXIF = ("AVIF", "JPEG", "PNG", "TIFF", "WEBP")
 # Formats that Pillow decodes itself; for EPS it would start another program. HEIF needs a plug-in.
 _READABLE = (*_WRITABLE, "DDS", "HEIF", "ICO", "MPO", "PSD", "QOI")
 
@@ -47,10 +50,17 @@ def read_pixels(path: str | os.PathLike[str]) -> np.ndarray:
             return _to_rgb(ImageOps.exif_transpose(file), file.format, path)
 
 
-def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
+def write_image(
+    path: str | os.PathLike[str], image: np.ndarray, *, software: str | None = None
+) -> None:
     """Write an image (h, w, 3) in [-1, 1] to a file; values outside are clipped.
 
     The suffix names the format. An existing file is replaced only when the new one is complete.
+
+    Args:
+        path: The file.
+        image: The image.
+        software: What wrote it, kept in the EXIF data of AVIF, JPEG, PNG, TIFF and WEBP files.
 
     Raises:
         MediaFileError: The format is unknown or cannot hold an image of this size.
@@ -62,16 +72,22 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
     path, image = Path(path), np.asarray(image)
     if image.ndim != 3 or image.shape[-1] != 3:
         raise ValueError(f"image must be (h, w, 3), got shape {image.shape}")
-    kind = Image.registered_extensions().get(path.suffix.lower())
-    if kind not in _WRITABLE:
-        raise MediaFileError(f"{path}: unknown image format {path.suffix!r}; use .png or .jpg")
+    kind = _format_of(path)
     pixels, buffer = to_uint8(image), io.BytesIO()
-    options = {"quality": 95} if kind in ("JPEG", "WEBP") else {}
+    options: dict[str, Any] = {"quality": 95} if kind in ("JPEG", "WEBP") else {}
+    if software and kind in _WITH_EXIF:
+        options["exif"] = exif = Image.Exif()
+        exif[_SOFTWARE] = software
     try:
         Image.fromarray(pixels).save(buffer, kind, **options)
     except Exception as error:  # of any kind, for example where a side is too long
         raise MediaFileError(f"{path}: cannot be written as {kind}: {error}") from error
     write_files({path: buffer.getvalue()})
+
+
+def check_image_path(path: Path) -> None:
+    """Raise MediaFileError unless `write_image` can write a file of this suffix."""
+    _format_of(path)
 
 
 def from_uint8(pixels: np.ndarray) -> np.ndarray:
@@ -130,6 +146,15 @@ def psnr(image: np.ndarray, other: np.ndarray) -> float:
     difference = to_uint8(image).astype(np.float64) - to_uint8(other)
     error = np.mean(difference**2)
     return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+def _format_of(path: Path) -> str:
+    from PIL import Image
+
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind not in _WRITABLE:
+        raise MediaFileError(f"{path}: unknown image format {path.suffix!r}; use .png or .jpg")
+    return kind
 
 
 def _to_rgb(image: Any, kind: str | None, path: Path) -> np.ndarray:

@@ -41,6 +41,7 @@ def write_latent(
     *,
     config: AutoencoderTinyConfig,
     image_size: tuple[int, int] | None = None,
+    software: str | None = None,
 ) -> None:
     """Write latents (n, h, w, z) to a file; the suffix names the format.
 
@@ -50,6 +51,7 @@ def write_latent(
             .npz hold bfloat16 as float32, without loss.
         config: Gives the range of 8-bit storage.
         image_size: Height and width to crop the decoded image to; .npy does not store it.
+        software: What wrote the file; .npy does not store it.
 
     Raises:
         MediaFileError: The suffix is unknown, or a PNG cannot hold this latent.
@@ -72,14 +74,17 @@ def write_latent(
             arrays: dict[str, Any] = {"latent": portable}
             if size:
                 arrays["image_size"] = np.asarray(size)
+            if software:
+                arrays["software"] = np.asarray(software.encode())
             np.savez(buffer, **arrays)
         case ".safetensors":
             from safetensors.numpy import save
 
             metadata = {"data_format": "NHWC"} | ({"image_size": json.dumps(size)} if size else {})
+            metadata |= {"software": software} if software else {}
             buffer.write(save({"latent": np.ascontiguousarray(latent)}, metadata=metadata))
         case ".png":
-            _write_png(buffer, latent, config, size)
+            _write_png(buffer, latent, config, {"image_size": size, "software": software})
         case _:
             raise MediaFileError(f"{path}: a latent's suffix must be one of {', '.join(SUFFIXES)}")
     write_files({path: buffer.getvalue()})
@@ -138,7 +143,7 @@ def _read_npy(path: Path) -> StoredLatent:
 def _read_npz(path: Path) -> StoredLatent:
     # np.load(path) would not close a file that is not a zip archive.
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-        names = [name for name in file.files if name != "image_size"]
+        names = [name for name in file.files if name not in ("image_size", "software")]
         size = _check_size(file["image_size"].tolist()) if "image_size" in file.files else None
         return StoredLatent(file[_select_name(names, path)], size)
 
@@ -168,7 +173,7 @@ def _check_size(value: Any) -> tuple[int, int] | None:
 
 
 def _write_png(
-    buffer: io.BytesIO, latent: np.ndarray, config: AutoencoderTinyConfig, size: list[int] | None
+    buffer: io.BytesIO, latent: np.ndarray, config: AutoencoderTinyConfig, fields: dict[str, Any]
 ) -> None:
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
@@ -182,8 +187,8 @@ def _write_png(
     pixels = np.round(np.clip(_to_unit_range(latent[0], config), 0, 1) * 255).astype(np.uint8)
     groups = pixels.reshape(h, w, z // 4, 4).transpose(2, 0, 1, 3)  # (z / 4, h, w, 4)
     text = PngInfo()
-    fields = {"latent_channels": z, "image_size": size}
-    fields |= {"magnitude": config.latent_magnitude, "shift": config.latent_shift}
+    fields = fields | {"latent_channels": z, "magnitude": config.latent_magnitude}
+    fields["shift"] = config.latent_shift
     text.add_text(_PNG_TEXT, json.dumps(fields))
     Image.fromarray(groups.reshape(z // 4 * h, w, 4)).save(buffer, "PNG", pnginfo=text)
 

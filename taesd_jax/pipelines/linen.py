@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 
 from .. import weights
 from ..autoencoder import AutoencoderTiny
@@ -98,8 +98,7 @@ class FlaxAutoencoderTiny:
         components: list[Component] = [name for name in COMPONENTS if name in vae.params]
         params = {name: vae.params[name] for name in components}
         module = cls(vae.config, components=components, **options)
-        params = jax.tree.map(lambda p: p.astype(module.weights_dtype), params)
-        return module, jax.device_put(params)
+        return module, jax.tree.map(lambda p: as_jax(p).astype(module.weights_dtype), params)
 
     @classmethod
     def from_config(
@@ -220,11 +219,10 @@ class FlaxAutoencoderTiny:
         raise AttributeError(f"FlaxAutoencoderTiny has no attribute {name!r}")
 
 
-def _to_nhwc(x: ArrayLike) -> jax.Array:
-    x = as_jax(x)
+def _to_nhwc(x: Any) -> Any:
     if x.ndim != 4:
         raise ValueError(f"expected an NCHW array of rank 4, got shape {x.shape}")
-    return jnp.transpose(x, (0, 2, 3, 1))
+    return x.transpose(0, 2, 3, 1)
 
 
 def _check_bound(vae: AutoencoderTiny | None) -> AutoencoderTiny:

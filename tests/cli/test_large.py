@@ -40,7 +40,7 @@ def test_decode_into_a_mapped_file(model, tmp_path, suffix):
     target = tmp_path / f"image{suffix}"
     target.write_bytes(b"old")
     command = ["decode", str(tmp_path / "z.npy"), "-o", str(target), "--model", str(path)]
-    assert cli.main(command) == 0
+    assert cli.main([*command, "--overwrite"]) == 0
     expected = to_uint8(np.asarray(taesd_jax.decode(params, z, config=config)[0]))
     # Rounding before 8 bits may turn a value that lies half way between two levels.
     difference = np.abs(open_array(target).astype(int) - expected.astype(int))
@@ -172,13 +172,13 @@ def test_a_killed_command_goes_on_only_with_the_same_model_and_latent(
         with monkeypatch.context() as patched:
             patched.setattr(ResumableArrayWriter, "append", fail)
             with pytest.raises(KeyboardInterrupt):
-                decode(source, "-o", target, "--model", path)
+                decode(source, "-o", target, "--overwrite", "--model", path)
 
     interrupted()
-    assert decode(source, "-o", target, "--model", path) == 0
+    assert decode(source, "-o", target, "--overwrite", "--model", path) == 0
     assert "resumed at row" in capsys.readouterr().out
     result = np.load(target)
-    assert decode(source, "-o", target, "--model", path) == 0
+    assert decode(source, "-o", target, "--overwrite", "--model", path) == 0
     np.testing.assert_array_equal(np.load(target), result)
     assert "resumed" not in capsys.readouterr().out
     for change in (
@@ -187,7 +187,7 @@ def test_a_killed_command_goes_on_only_with_the_same_model_and_latent(
         lambda: np.save(source, z + 1) or ["--model", str(path)],
     ):
         interrupted()
-        assert decode(source, "-o", target, *change()) == 0
+        assert decode(source, "-o", target, "--overwrite", *change()) == 0
         assert "resumed" not in capsys.readouterr().out
 
 

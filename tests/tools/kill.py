@@ -65,6 +65,8 @@ class Job:
         if self.name == "fit-thumbnails":
             # An entry beside the old one, or in its place.
             arguments += ["--name", f"entry-{which}", "--side", "320"]
+        else:
+            arguments.append("--overwrite")
         if status := cli.main(arguments):
             raise RuntimeError(f"{arguments} ended with {status}")
 

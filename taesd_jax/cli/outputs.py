@@ -1,0 +1,150 @@
+"""What a command may write: never over an input, nor over a file that is not its own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from ..errors import MediaFileError, UsageError
+from ..io.arrays import partial_path
+from ..io.files import command_of, resolve_target, signature, write_files
+from ..model.layers import COMPONENTS
+from ..weights.files import CONFIG_FILE
+from ..weights.sources import PICKLES, pair_file
+
+# Options that name files to write, and options that name models.
+_OUTPUTS = ("output", "target", "json", "plot")
+_MODELS = ("model", "models", "init", "teacher")
+
+
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """Add the option `--overwrite`."""
+    text = "replace existing files, also those that another program or command wrote"
+    parser.add_argument("--overwrite", action="store_true", help=text)
+
+
+def file_name(text: str) -> str:
+    """Parse the name of a file or folder to write."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected the name of a file or folder, got ''")
+    return text
+
+
+def output_paths(
+    inputs: list[Path], output: str | None, suffix: str, *, check_suffix: Callable[[Path], object]
+) -> list[Path]:
+    """Return the path of each input's result.
+
+    Args:
+        inputs: The input files.
+        output: None to write next to each input; a folder, which exists or ends with a slash; a
+            folder to create, without a suffix, for several results; or a file.
+        suffix: Replaces the input's suffix, such as ".decoded.png".
+        check_suffix: Raises MediaFileError for a file of another format.
+
+    Raises:
+        MediaFileError: Two results would have the same name.
+        UsageError: `output` names neither a folder nor a file that can be written.
+    """
+    names = [f"{path.stem.removesuffix('.latent')}{suffix}" for path in inputs]
+    if output is None:
+        results = [path.with_name(name) for path, name in zip(inputs, names, strict=True)]
+    elif _is_folder(output, len(inputs)):
+        results = [Path(output) / name for name in names]
+    else:
+        folder = f"{Path(output).with_suffix('')}/"
+        if len(inputs) > 1:
+            raise UsageError(
+                f"-o {output} is one file for {len(inputs)} inputs; name a folder, -o {folder}"
+            )
+        try:
+            check_suffix(Path(output))
+        except MediaFileError as error:
+            raise UsageError(f"-o {error}; a folder ends with a slash, -o {folder}") from error
+        results = [Path(output)]
+    sources: dict[str, Path] = {}
+    for source, result in zip(inputs, results, strict=True):
+        if other := sources.get(target := os.path.realpath(result)):
+            raise MediaFileError(
+                f"{other} and {source} would both be written to {result}; run the command for "
+                f"each, with -o and a name of its own"
+            )
+        sources[target] = source
+    return results
+
+
+def check_outputs(
+    args: argparse.Namespace, paths: Iterable[str | Path | None], inputs: Iterable[Path] = ()
+) -> None:
+    """Raise MediaFileError unless a command may write these files.
+
+    An existing file may be replaced if the same subcommand wrote it, or with `--overwrite`.
+
+    Args:
+        args: All arguments. No file that they name is written over.
+        paths: Files to write; None is left out.
+        inputs: Further files that are read.
+    """
+    paths = [Path(path) for path in paths if path is not None]
+    check_not_inputs(args, paths, inputs)
+    for path in paths:
+        target = resolve_target(path)
+        if target.exists() and not args.overwrite and command_of(target) != args.command:
+            raise MediaFileError(
+                f"{path} exists and does not say that taesd-jax {args.command} wrote it; name "
+                f"another file, or replace it with --overwrite"
+            )
+
+
+def check_not_inputs(
+    args: argparse.Namespace, paths: Iterable[Path], inputs: Iterable[Path] = ()
+) -> None:
+    """Raise MediaFileError for a path, links followed, that the arguments name as an input."""
+    files = {os.path.realpath(p) for p in (*inputs, *_named_files(args)) if p.exists()}
+    for path in paths:
+        target = Path(os.path.realpath(path))
+        if not files.isdisjoint({str(target), str(partial_path(target))}):
+            raise MediaFileError(f"{path} is an input; name another file to write")
+
+
+def write_json(args: argparse.Namespace, path: str, report: dict[str, Any]) -> None:
+    """Write a report that the same subcommand may replace."""
+    report = {"software": signature(args.command)} | report
+    write_files({Path(path): (json.dumps(report, indent=2) + "\n").encode()})
+
+
+def _is_folder(output: str, count: int) -> bool:
+    path = Path(output)
+    if output.endswith(("/", os.sep)) or path.is_dir():
+        if path.is_file():
+            raise MediaFileError(f"{path} is a file; name another folder")
+        return True
+    return count > 1 and not path.suffix and not path.exists()
+
+
+def _named_files(args: argparse.Namespace) -> Iterable[Path]:
+    """Yield the files that the arguments name as inputs, models among them."""
+    for option, value in vars(args).items():
+        if option in _OUTPUTS:
+            continue
+        for word in value if isinstance(value, list) else [value]:
+            if isinstance(word, (str, Path)) and str(word):
+                path = Path(word).expanduser()
+                yield path
+                if option in _MODELS and path.name:
+                    yield from _model_files(path)
+
+
+def _model_files(path: Path) -> Iterable[Path]:
+    """Yield the files that may belong to a model, of those that `weights.load` takes."""
+    for suffix in (".safetensors", ".pth"):
+        yield from (pair_file(path, component, suffix) for component in COMPONENTS)
+    if path.is_file():
+        yield path.with_name(CONFIG_FILE)
+    elif path.is_dir():
+        suffixes = (".safetensors", ".json", *PICKLES)
+        yield from (file for file in path.iterdir() if file.suffix.lower() in suffixes)
