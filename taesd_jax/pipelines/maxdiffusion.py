@@ -51,12 +51,7 @@ def replace_vae(
     if not isinstance(vae, AutoencoderTiny):
         vae = AutoencoderTiny.from_pretrained(vae)
     if pipeline.vae is not None:
-        theirs = pipeline.vae.config
-        # A module of ours has scale 1 in the place of the raw scale.
-        scale = getattr(theirs, "raw_latent_scale", None) or theirs.scaling_factor
-        factor = 2 ** (len(theirs.block_out_channels) - 1)
-        channels = theirs.latent_channels
-        check_latents(vae.config, channels=channels, spatial_factor=factor, scale=scale)
+        _check_latents(pipeline.vae.config, vae)
     key = "flux_vae" if hasattr(pipeline, "flux") else "vae"
     own_params = hasattr(pipeline, "vae_params")
     replaced = jax.tree.leaves(pipeline.vae_params if own_params else (params or {}).get(key))
@@ -106,6 +101,14 @@ def _check_pipeline(pipeline: Any, params: Any) -> None:
         raise TypeError(
             f"params must be the dict that came with the pipeline, got {type(params).__name__}"
         )
+
+
+def _check_latents(theirs: Any, vae: AutoencoderTiny) -> None:
+    scale = theirs.scaling_factor
+    if scale == 1:  # theirs is a tiny model's, which may tell the full VAE's scale
+        scale = getattr(theirs, "raw_latent_scale", None)
+    factor = 2 ** (len(theirs.block_out_channels) - 1)
+    check_latents(vae.config, channels=theirs.latent_channels, spatial_factor=factor, scale=scale)
 
 
 def _place_like(params: Params, replaced: list[Any]) -> Params:

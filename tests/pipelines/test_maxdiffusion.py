@@ -188,8 +188,15 @@ def test_states_are_made_saved_and_restored(vae, mesh, components, tmp_path):
             ),
         }
         restored = manager.restore(0, args=ocp.args.Composite(**items))
-    for name in ("vae_state", "vae_tree"):
-        jax.tree.map(np.testing.assert_array_equal, restored[name].params, params["vae"])
+    # FLUX.1's script restores the params alone.
+    params_alone = ocp.PyTreeCheckpointer().restore(
+        tmp_path / "0" / "vae_tree",
+        item={"params": shapes.params},
+        transforms={},
+        restore_args={"params": ocp.checkpoint_utils.construct_restore_args(shapes.params)},
+    )
+    for tree in (restored["vae_state"].params, restored["vae_tree"].params, params_alone["params"]):
+        jax.tree.map(np.testing.assert_array_equal, tree, params["vae"])
     again = FlaxAutoencoderTiny.from_config(
         restored["vae_config"], dtype=jnp.float32, weights_dtype=jnp.float32, from_pt=True
     )
@@ -334,6 +341,18 @@ def test_another_tiny_model_of_the_same_latents_may_follow(vae):
     other = AutoencoderTiny(vae.params, CONFIG.replace(raw_latent_scale=0.13025))
     with pytest.raises(ValueError, match=r"scale 0.18215"):
         replace_vae(pipeline, params, other)
+
+
+def test_a_pipeline_of_a_checkpoint_made_with_a_tiny_model(vae):
+    """MaxDiffusion builds its own VAE of the config there, and drops what that does not know."""
+    saved = json.loads(FlaxAutoencoderTiny.from_model(vae)[0].to_json_string())
+    full = FullVAE()
+    full.config = types.SimpleNamespace(
+        **{name: saved[name] for name in vars(full.config)},
+    )
+    pipeline, params = StableDiffusion(full), {}
+    replace_vae(pipeline, params, vae)
+    assert params["vae"].keys() == {"encoder", "decoder"}
 
 
 def test_a_module_is_an_instance_of_the_base_that_a_library_checks(vae):
