@@ -15,8 +15,8 @@ from jax.sharding import Mesh
 from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
 from ..errors import MediaFileError, TrainingError
-from ..model.layers import COMPONENTS, Component
 from ..io.listing import RECIPE_FILE
+from ..model.layers import COMPONENTS, Component
 from ..training import LOSSES, Recipe, RunOptions, list_images, new_student, train
 from ..training.recipe import DTYPES, OPTIMIZERS
 from ..training.trainer import check_installed

@@ -15,7 +15,6 @@ from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
 from ..model.functional import Params
 from ..model.layers import split_layers
-from ..strategies.placement import is_sharded
 from ..strategies.run import decode
 from ..strategies.strategy import Full
 from .discriminator import DiscriminatorState, discriminator_loss, replay
