@@ -240,6 +240,14 @@ def test_flux_1(vae, mesh):
     np.testing.assert_allclose(pipeline.encode(nchw(x), state), expected, atol=ROUNDING, rtol=0)
 
 
+def test_params_lie_on_the_mesh_of_a_pipeline_that_has_none_yet(vae, mesh):
+    pipeline, tiny = Flux(), {}
+    pipeline.mesh = mesh
+    replace_vae(pipeline, tiny, vae)
+    for leaf in jax.tree.leaves(tiny["flux_vae"]):
+        assert leaf.sharding == NamedSharding(mesh, PartitionSpec())
+
+
 def test_z_image(vae, mesh):
     pipeline = ZImage(mesh)
     pipeline._jitted_decoder = lambda params, latents: latents  # of the full VAE
@@ -290,7 +298,10 @@ def test_dtypes_are_those_of_the_replaced_vae(vae, mesh):
     replace_vae(pipeline, params, vae)
     assert pipeline.vae.dtype == jnp.float16
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}
-    replace_vae(pipeline, params, vae, dtype=jnp.float32, weights_dtype=jnp.float32)
+    asked = AutoencoderTiny(vae.params, vae.config, dtype=jnp.bfloat16)
+    replace_vae(pipeline, params, asked)
+    assert pipeline.vae.dtype == jnp.bfloat16
+    replace_vae(pipeline, params, asked, dtype=jnp.float32, weights_dtype=jnp.float32)
     assert pipeline.vae.dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
 
