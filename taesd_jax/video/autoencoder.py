@@ -32,7 +32,8 @@ class AutoencoderTinyVideo:
         chunk: Latents encoded or decoded at a time; None for all of them, in memory that grows with
             the length.
 
-    >>> vae = AutoencoderTinyVideo.init(jax.random.key(0), VideoConfig())
+    >>> config = VideoConfig(decoder_channels=(8, 8, 8, 8), num_blocks=1)  # quick to compile
+    >>> vae = AutoencoderTinyVideo.init(jax.random.key(0), config)
     >>> vae.decode(jnp.zeros((1, 2, 4, 4, 16))).sample.shape
     (1, 5, 32, 32, 3)
     """

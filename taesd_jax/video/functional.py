@@ -55,8 +55,8 @@ def decode_video(
             positive.
         TypeError: The latents are not floating point, or an argument has the wrong type.
 
-    >>> from taesd_jax.video import VIDEO_VARIANTS, init_video
-    >>> config = VIDEO_VARIANTS["taew2_1"]
+    >>> from taesd_jax.video import VideoConfig, init_video
+    >>> config = VideoConfig(decoder_channels=(8, 8, 8, 8), num_blocks=1)  # quick to compile
     >>> params = init_video(jax.random.key(0), config=config)
     >>> decode_video(params, jnp.zeros((1, 3, 2, 4, 16)), config=config, chunk=1).shape
     (1, 9, 16, 32, 3)
@@ -94,8 +94,8 @@ def encode_video(
             positive.
         TypeError: The video is not floating point, or an argument has the wrong type.
 
-    >>> from taesd_jax.video import VIDEO_VARIANTS, init_video
-    >>> config = VIDEO_VARIANTS["taew2_1"]
+    >>> from taesd_jax.video import VideoConfig, init_video
+    >>> config = VideoConfig(decoder_channels=(8, 8, 8, 8), num_blocks=1)  # quick to compile
     >>> params = init_video(jax.random.key(0), config=config)
     >>> encode_video(params, jnp.zeros((1, 9, 16, 32, 3)), config=config).shape
     (1, 3, 2, 4, 16)
@@ -133,8 +133,8 @@ def decode_step(
         ValueError: The latents have another shape, or params or state do not fit.
         TypeError: The latents are not floating point.
 
-    >>> from taesd_jax.video import VIDEO_VARIANTS, init_state, init_video
-    >>> config = VIDEO_VARIANTS["taew2_1"]
+    >>> from taesd_jax.video import VideoConfig, init_state, init_video
+    >>> config = VideoConfig(decoder_channels=(8, 8, 8, 8), num_blocks=1)  # quick to compile
     >>> params = init_video(jax.random.key(0), config=config)
     >>> state = init_state((1, 2, 4), config=config)
     >>> state, frames = decode_step(params, state, jnp.zeros((1, 1, 2, 4, 16)), config=config)
