@@ -1,4 +1,4 @@
-"""Videos, written frame by frame: numbered images in a folder, or a file that PyAV encodes."""
+"""Videos, frame by frame: images in a folder, or a file, with PyAV."""
 
 from __future__ import annotations
 
@@ -14,13 +14,39 @@ from typing import Any
 import numpy as np
 
 from ..errors import MediaFileError
-from .files import resolve_target, write_files
+from .files import reading, resolve_target, write_files
+from .images import read_pixels
+from .listing import list_images
 
 # The encoder of each kind of file.
 _CODECS = {".mp4": "libx264", ".mkv": "libx264", ".mov": "libx264", ".webm": "libvpx-vp9"}
 _FRAMES = "frame_*.png"
 # FFmpeg's number of that matrix.
 _BT709 = 1
+
+
+def read_video(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
+    """Read the frames of a video as 8-bit pixels (h, w, 3), one at a time.
+
+    Args:
+        path: A folder of images, taken in the order of their names; or a file, which needs PyAV.
+            The rotation that a phone writes into a file is applied.
+
+    Raises:
+        MediaFileError: There is no such file or folder, it has no frames, or PyAV is not installed.
+    """
+    path = Path(path)
+    if path.is_dir():
+        yield from map(read_pixels, list_images([path]))
+        return
+    with reading(path):
+        if not path.exists():
+            raise FileNotFoundError(path)
+        with _import_av(path).open(str(path)) as container:
+            if not container.streams.video:
+                raise MediaFileError(f"{path}: there is no video in it")
+            for frame in container.decode(video=0):
+                yield np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
 
 
 def write_video(

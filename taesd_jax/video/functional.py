@@ -205,7 +205,7 @@ def _encode(
     params: Params, video: jax.Array, config: VideoConfig, chunk: int | None, dtype: str
 ) -> jax.Array:
     n, frames, height, width, _ = video.shape
-    clips = _clips(video.astype(dtype), config)
+    clips = split_clips(video.astype(dtype), config)
     size = (clips.shape[0], height // config.spatial_factor, width // config.spatial_factor)
 
     def step(state: State, video: jax.Array) -> tuple[State, jax.Array]:
@@ -218,7 +218,7 @@ def _encode(
     return latents[:, : count_latents(frames, config=config)]
 
 
-def _clips(video: jax.Array, config: VideoConfig) -> jax.Array:
+def split_clips(video: jax.Array, config: VideoConfig) -> jax.Array:
     """Return what is encoded as one, as a batch: (n, frames, ...) -> (n * clips, frames, ...)."""
     is_h3 = config.frame_rule == "h3"
     multiple = clip_frames(config) if is_h3 else config.time_factor

@@ -1,4 +1,4 @@
-"""`taesd-jax decode-video` and `write_video`."""
+"""`taesd-jax decode-video` and `encode-video`, `write_video` and `read_video`."""
 
 import re
 import tracemalloc
@@ -10,7 +10,7 @@ from video_models import latents, narrow, random_params
 
 from taesd_jax import MediaFileError
 from taesd_jax.cli import main
-from taesd_jax.io import write_video
+from taesd_jax.io import from_uint8, read_video, write_video
 from taesd_jax.video import AutoencoderTinyVideo, save_video
 
 CONFIG = narrow("taew2_2_super")
@@ -26,8 +26,8 @@ def folder(working_folder):
     return working_folder
 
 
-def run(capsys, *args, status=0):
-    assert main(["decode-video", *map(str, args), "--model", "m.safetensors"]) == status
+def run(capsys, *args, status=0, command="decode-video"):
+    assert main([command, *map(str, args), "--model", "m.safetensors"]) == status
     out, err = capsys.readouterr()
     return out if status == 0 else err
 
@@ -149,3 +149,36 @@ def test_rates_are_checked(capsys, folder):
     with pytest.raises(SystemExit):
         run(capsys, "z.npy", "-o", "out", "--fps", "0")
     assert "above 0" in capsys.readouterr().err
+
+
+def test_a_folder_of_frames_is_encoded(capsys, folder):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 16, 30, 3), np.uint8)
+    write_video("clip", pixels)
+    assert np.array_equal(list(read_video("clip")), pixels)
+    out = run(capsys, "clip", "-o", "e.npy", command="encode-video")
+    assert "2x1x2x4" in out
+    frames = np.pad(from_uint8(pixels), ((0, 0), (0, 0), (0, 2), (0, 0)), mode="edge")
+    vae = AutoencoderTinyVideo.from_pretrained("m.safetensors")
+    assert np.array_equal(np.load("e.npy"), vae.encode(frames[None]).latents[0])
+    err = run(capsys, "clip", "-o", "e.npy", command="encode-video", status=1)
+    assert "--overwrite" in err
+
+
+def test_a_video_file_is_encoded(capsys, folder):
+    pytest.importorskip("av")
+    write_video("clip.mp4", np.full((5, 16, 32, 3), 100, np.uint8))
+    frames = list(read_video("clip.mp4"))
+    assert [frame.shape for frame in frames] == [(16, 32, 3)] * 5
+    assert np.abs(np.array(frames, int) - 100).max() <= LOSSY
+    assert "2x1x2x4" in run(capsys, "clip.mp4", "-o", "e.npy", command="encode-video")
+
+
+def test_videos_that_cannot_be_read(capsys, folder):
+    pytest.importorskip("av")
+    (folder / "broken.mp4").write_bytes(b"not a video")
+    (folder / "empty").mkdir()
+    for name, message in (("none.mp4", "no such file"), ("broken.mp4", "broken"), ("empty", "no")):
+        err = run(capsys, name, "-o", "e.npy", command="encode-video", status=1)
+        assert re.search(message, err), err
+    assert run(capsys, "z.npy", "-o", "e.npz", command="encode-video", status=2)
+    assert not (folder / "e.npy").exists()
