@@ -10,7 +10,7 @@ from .checkpoints import VideoCheckpoint, from_tensors, load_video, save_video, 
 from .config import VIDEO_VARIANTS, VideoConfig
 from .frames import frame_indices, num_frames, num_latents
 from .functional import decode_step, decode_video, encode_video
-from .iterators import iter_decode_frames
+from .iterators import iter_decode_frames, iter_encode_frames
 from .wan import WanVAE
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "init_state",
     "init_video",
     "iter_decode_frames",
+    "iter_encode_frames",
     "load_video",
     "num_frames",
     "num_latents",

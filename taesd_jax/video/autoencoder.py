@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jax
@@ -18,7 +18,7 @@ from .advance import init_video
 from .checkpoints import load_video, save_video
 from .config import VideoConfig
 from .functional import decode_video, encode_video
-from .iterators import iter_decode_frames
+from .iterators import iter_decode_frames, iter_encode_frames
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -32,7 +32,8 @@ class AutoencoderTinyVideo:
         chunk: Latents encoded or decoded at a time; None for all of them, in memory that grows with
             the length.
 
-    >>> vae = AutoencoderTinyVideo.init(jax.random.key(0), VideoConfig())
+    >>> config = VideoConfig(decoder_channels=(8, 8, 8, 8), num_blocks=1)  # quick to compile
+    >>> vae = AutoencoderTinyVideo.init(jax.random.key(0), config)
     >>> vae.decode(jnp.zeros((1, 2, 4, 4, 16))).sample.shape
     (1, 5, 32, 32, 3)
     """
@@ -156,6 +157,18 @@ class AutoencoderTinyVideo:
             start=start,
             dtype=self.dtype,
             out_dtype=out_dtype,
+        )
+
+    def iter_encode(self, frames: Iterable[ArrayLike]) -> Iterator[jax.Array]:
+        """Encode frames (n, height, width, 3) as they come, as `iter_encode_frames` does.
+
+        Raises:
+            ValueError: As `encode`, or there are no frames.
+            TypeError: As `encode`.
+        """
+        self._check_loaded("encoder")
+        return iter_encode_frames(
+            self.params, frames, config=self.config, chunk=self.chunk or 1, dtype=self.dtype
         )
 
     def _check_loaded(self, component: Component) -> None:

@@ -55,8 +55,8 @@ def decode_video(
             positive.
         TypeError: The latents are not floating point, or an argument has the wrong type.
 
-    >>> from taesd_jax.video import VIDEO_VARIANTS, init_video
-    >>> config = VIDEO_VARIANTS["taew2_1"]
+    >>> from taesd_jax.video import VideoConfig, init_video
+    >>> config = VideoConfig(decoder_channels=(8, 8, 8, 8), num_blocks=1)  # quick to compile
     >>> params = init_video(jax.random.key(0), config=config)
     >>> decode_video(params, jnp.zeros((1, 3, 2, 4, 16)), config=config, chunk=1).shape
     (1, 9, 16, 32, 3)
@@ -94,8 +94,8 @@ def encode_video(
             positive.
         TypeError: The video is not floating point, or an argument has the wrong type.
 
-    >>> from taesd_jax.video import VIDEO_VARIANTS, init_video
-    >>> config = VIDEO_VARIANTS["taew2_1"]
+    >>> from taesd_jax.video import VideoConfig, init_video
+    >>> config = VideoConfig(decoder_channels=(8, 8, 8, 8), num_blocks=1)  # quick to compile
     >>> params = init_video(jax.random.key(0), config=config)
     >>> encode_video(params, jnp.zeros((1, 9, 16, 32, 3)), config=config).shape
     (1, 3, 2, 4, 16)
@@ -133,8 +133,8 @@ def decode_step(
         ValueError: The latents have another shape, or params or state do not fit.
         TypeError: The latents are not floating point.
 
-    >>> from taesd_jax.video import VIDEO_VARIANTS, init_state, init_video
-    >>> config = VIDEO_VARIANTS["taew2_1"]
+    >>> from taesd_jax.video import VideoConfig, init_state, init_video
+    >>> config = VideoConfig(decoder_channels=(8, 8, 8, 8), num_blocks=1)  # quick to compile
     >>> params = init_video(jax.random.key(0), config=config)
     >>> state = init_state((1, 2, 4), config=config)
     >>> state, frames = decode_step(params, state, jnp.zeros((1, 1, 2, 4, 16)), config=config)
@@ -205,7 +205,7 @@ def _encode(
     params: Params, video: jax.Array, config: VideoConfig, chunk: int | None, dtype: str
 ) -> jax.Array:
     n, frames, height, width, _ = video.shape
-    clips = _clips(video.astype(dtype), config)
+    clips = split_clips(video.astype(dtype), config)
     size = (clips.shape[0], height // config.spatial_factor, width // config.spatial_factor)
 
     def step(state: State, video: jax.Array) -> tuple[State, jax.Array]:
@@ -218,7 +218,7 @@ def _encode(
     return latents[:, : count_latents(frames, config=config)]
 
 
-def _clips(video: jax.Array, config: VideoConfig) -> jax.Array:
+def split_clips(video: jax.Array, config: VideoConfig) -> jax.Array:
     """Return what is encoded as one, as a batch: (n, frames, ...) -> (n * clips, frames, ...)."""
     is_h3 = config.frame_rule == "h3"
     multiple = clip_frames(config) if is_h3 else config.time_factor

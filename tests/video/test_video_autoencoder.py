@@ -16,6 +16,7 @@ from taesd_jax.video import (
     init_state,
     init_video,
     iter_decode_frames,
+    iter_encode_frames,
 )
 
 CONFIG = narrow("taew2_2_super")
@@ -71,6 +72,22 @@ def test_frames_come_as_they_are_finished(vae, chunk, out_dtype):
     parts = list(parts)
     assert [part.shape[1] for part in parts] == ([1, 4, 4, 4, 4] if chunk == 1 else [9, 8])
     assert np.array_equal(join(parts), whole)
+
+
+@pytest.mark.parametrize("frames", [1, 4, 9, 39])
+@pytest.mark.parametrize("name", ["taew2_1", "taeh3"])
+def test_latents_come_as_frames_do(name, frames):
+    config = narrow(name)
+    params, x = random_params(config), video(config, frames, (8, 8))
+    whole = encode_video(params, x, config=config, chunk=1)
+    one_by_one = (np.array(x[:, i]) for i in range(frames))
+    assert np.array_equal(join(iter_encode_frames(params, one_by_one, config=config)), whole)
+    if frames == 9:
+        one_by_one = (x[:, i] for i in range(frames))
+        parts = iter_encode_frames(params, one_by_one, config=config, chunk=2)
+        assert np.array_equal(join(parts), whole)
+    with pytest.raises(ValueError, match="no frames"):
+        next(iter_encode_frames(params, [], config=config))
 
 
 @pytest.mark.parametrize(
