@@ -21,10 +21,11 @@ from .strategies.compilation import CompiledComponent, compile_planned
 from .strategies.planner import Execution, Limits, plan, run_planned
 from .strategies.run import select_params
 from .strategies.strategy import Full, Tiles
+from .surface import ModuleSurface
 
 
 @jax.tree_util.register_pytree_with_keys_class
-class AutoencoderTiny:
+class AutoencoderTiny(ModuleSurface):
     """Hold params and config of a tiny autoencoder; a pytree whose leaves are the params.
 
     Args:
@@ -48,8 +49,7 @@ class AutoencoderTiny:
         dtype: DTypeLike | None = None,
         memory_budget: int | None = None,
     ):
-        self.params = params
-        self.config = config
+        self.params, self.config = params, config
         self.dtype = None if dtype is None else jnp.dtype(check_dtype(dtype))
         self.memory_budget = Limits(memory_budget).budget
         self._batch_size: int | None = None
@@ -92,8 +92,7 @@ class AutoencoderTiny:
             CheckpointNotFoundError: There is nothing under that name.
             CheckpointError: It is not a model of this family, or `thumbnails` has none for it.
         """
-        if param_dtype is not None:
-            param_dtype = check_dtype(param_dtype)
+        param_dtype = None if param_dtype is None else check_dtype(param_dtype)
         params, config, _ = weights.load(name_or_path, **options)
         params = weights.add_thumbnails(params, thumbnails)
         params = jax.tree.map(lambda p: p.astype(param_dtype or p.dtype), params)
@@ -117,12 +116,14 @@ class AutoencoderTiny:
         latent: ArrayLike,
         return_dict: bool = True,
         *,
+        generator: Any = None,
         scale: float = 1,
         out_dtype: DTypeLike | None = None,
     ) -> DecoderOutput:
         """Decode latents (n, h, w, z) in model space; returns `.sample`, or a 1-tuple.
 
         Options and errors are those of `taesd_jax.decode`; without a decoder it raises ValueError.
+        `generator` is diffusers', and ignored.
         """
         sample = self._run("decoder", latent, scale=scale, out_dtype=out_dtype)
         return select_output(DecoderOutput(sample), return_dict)

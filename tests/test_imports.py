@@ -25,17 +25,17 @@ ORDER = [
     {"config"},
     {"io", "kernels", "metrics"},
     {"model"},
-    {"weights", "latents"},
+    {"weights", "latents", "surface"},
     {"strategies"},
     {"autoencoder"},
     {"exporting", "pipelines", "previews"},
     {"training"},
-    {"cli"},
+    {"cli", "public"},
 ]
 INSIDE = {
     "model": [
         {"layers"},
-        {"convolutions", "validation"},
+        {"convolutions", "validation", "inputs"},
         {"blocks"},
         {"modules"},
         {"functional"},
@@ -191,7 +191,7 @@ def test_the_torch_side_is_an_attribute():
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("statement", ["import taesd_jax", "import taesd_jax.cli"])
+@pytest.mark.parametrize("statement", ["from taesd_jax import init", "from taesd_jax import *"])
 def test_importing_is_quiet_and_starts_no_backend(statement):
     code = f"""
 import sys
@@ -209,6 +209,21 @@ assert not xla_bridge.backends_are_initialized()
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.process
+def test_jax_is_imported_when_a_name_is_used():
+    code = """
+import sys
+import taesd_jax, taesd_jax.cli, taesd_jax.cli.command
+assert not {"jax", "numpy"} & set(sys.modules)
+assert "jax" not in dir(taesd_jax) and "decode" in dir(taesd_jax)
+from taesd_jax import decode, strategies
+assert "jax" in sys.modules
+"""
+    subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True
+    )
 
 
 @pytest.mark.parametrize("name", MODULES)

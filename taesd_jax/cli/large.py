@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..autoencoder import AutoencoderTiny
-from ..errors import MediaFileError
+from ..errors import MediaFileError, one_line
 from ..io.arrays import ResumableArrayWriter, open_array
 from ..io.files import signature
 from ..io.images import from_uint8, to_uint8
@@ -57,24 +57,24 @@ def decode_large(
     target: Path,
     *,
     size: tuple[int, int],
-    data_format: str,
+    reading: dict[str, Any],
 ) -> str:
     """Decode a latent (1, h, w, z) into a .npy or TIFF file of 8-bit pixels.
 
     Args:
         vae: Model.
         source: File of the latent.
-        latent: Content of that file, NHWC.
+        latent: Latent of that file.
         target: File to write.
         size: Height and width to crop to.
-        data_format: Axes of the latent in the file.
+        reading: How that file was read, as JSON types.
     """
     if latent.shape[0] != 1:
         raise MediaFileError(
             f"{source}: {target.suffix} files hold one image, got {latent.shape[0]}"
         )
     config, (h, w) = vae.config, size
-    job = [*_job("decode", vae, source), data_format]
+    job = [*_job("decode", vae, source), reading]
     software = signature("decode")
     array = ResumableArrayWriter(target, (h, w, 3), "uint8", job=job, software=software)
     strategy = Strips(min_full_stages(config), _strip_rows(w))
@@ -128,7 +128,7 @@ def _fill(
 ) -> str:
     """Append the remaining strips; return a note if rows of an earlier run were there."""
     resumed = f", resumed at row {array.rows}" if array.rows else ""
-    progress, flushed = sys.stderr.isatty(), time.monotonic()
+    progress, flushed, name = sys.stderr.isatty(), time.monotonic(), one_line(source)
     try:
         for strip in strips(array.rows) if array.rows < array.height else ():
             array.append(strip[: array.height - array.rows])
@@ -137,7 +137,7 @@ def _fill(
                 flushed = time.monotonic()
             if progress:
                 share = array.rows / array.height
-                print(f"\r\033[K{source}: {share:.0%}", end="", file=sys.stderr, flush=True)
+                print(f"\r\033[K{name}: {share:.0%}", end="", file=sys.stderr, flush=True)
         array.close()
     except (ValueError, TypeError):  # a restart would fail again
         array.discard()

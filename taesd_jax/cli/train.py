@@ -15,17 +15,17 @@ from jax.sharding import Mesh
 from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
 from ..errors import MediaFileError, TrainingError
+from ..io.listing import RECIPE_FILE
 from ..model.layers import COMPONENTS, Component
-from ..training import Recipe, RunOptions, list_images
-from ..training.crops import RECIPE_FILE
+from ..training import LOSSES, Recipe, RunOptions, list_images, new_student, train
 from ..training.recipe import DTYPES, OPTIMIZERS
-from ..training.registry import LOSSES
+from ..training.trainer import check_installed
 from ..weights.sources import pair_file
-from .options import MODEL_HELP, load_vae
+from .options import MODEL_HELP, load_vae, say
 from .outputs import add_overwrite, check_not_inputs, check_outputs, file_name
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `taesd-jax train`."""
     add = parser.add_argument
     default = "(default: %(default)s)"
@@ -62,13 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             add(flag, type=numbers["kind"], default=field.default, metavar="N", help=text)
 
 
-def run(args: argparse.Namespace) -> int:
+def run_train(args: argparse.Namespace) -> int:
     """Train a tiny encoder or decoder to match a larger model, or fine-tune one."""
-    try:
-        from ..training import train
-    except ImportError as error:
-        raise TrainingError(str(error)) from error
-
+    check_installed()
     fields: dict[str, Any] = {f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe)}
     fields["losses"] = _parse_losses(args.losses)
     recipe = Recipe(**fields)
@@ -90,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         progress=lambda event: _print_event(event, recipe.steps),
     )
     train(args.output, images, student=student, teacher=teacher, recipe=recipe, options=options)
-    print(f"{args.output}/model_{recipe.component}.safetensors")
+    say(f"{args.output}/model_{recipe.component}.safetensors")
     return 0
 
 
@@ -107,8 +103,6 @@ def _load_models(
     args: argparse.Namespace, recipe: Recipe
 ) -> tuple[AutoencoderTiny, AutoencoderTiny]:
     """Return the student and the teacher."""
-    from ..training import new_student
-
     component = recipe.component
     init = load_vae(args.init) if args.init else None
     teacher = load_vae(args.teacher) if args.teacher else init or load_vae("taesd")

@@ -3,6 +3,7 @@
 from .engine import ONEDNN_OPTIONS, XLA, Engine, count_multiprocessors, has_onednn
 from .forms import Convolve, ConvSpec, Padding, activation, conv_in_float32, convolve
 from .fused_conv import fused_conv
+from .kernel_gradients import conv_fast_kernel_grad
 from .rounding import is_half, round_to, upcast, wide_dtype
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Engine",
     "Padding",
     "activation",
+    "conv_fast_kernel_grad",
     "conv_in_float32",
     "convolve",
     "count_multiprocessors",

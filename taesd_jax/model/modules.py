@@ -92,13 +92,9 @@ def apply_layers(
     *,
     remat: bool = False,
 ) -> jax.Array:
-    """Apply layers of `module` to x, in the dtype of x.
+    """Apply some layers of `module` to x (n, h, w, c), in the dtype of x.
 
-    Args:
-        module: The component.
-        layers: Some of its layers, in order.
-        x: (n, h, w, c).
-        remat: Whether each block is recomputed in the gradient.
+    With `remat` the gradient recomputes each block.
     """
     for layer in layers:
         apply = functools.partial(apply_layer, module, layer)

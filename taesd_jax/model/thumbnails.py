@@ -52,14 +52,8 @@ def features(
 ) -> Iterator[jax.Array]:
     """Yield the features (n, 8h * scale, 8w * scale, c) that a head reads.
 
-    These are the input of the blocks at one resolution, and the output of each.
-
-    Args:
-        decoder_params: `params["decoder"]`.
-        latent: (n, h, w, z), in the dtype of the computation.
-        config: Architecture.
-        scale: One of `scales_of(config)`.
-        engine: As in `Computation`.
+    These are the input of the blocks at one resolution, and the output of each, in the dtype of the
+    latent (n, h, w, z).
     """
     module, x = bind(decoder_params, "decoder", config, engine), latent
     layers, start = _layers(config, scale)

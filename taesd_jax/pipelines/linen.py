@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
+import numpy as np
+from jax.typing import ArrayLike, DTypeLike
 
 from .. import weights
 from ..autoencoder import AutoencoderTiny
@@ -83,18 +84,9 @@ class FlaxAutoencoderTiny:
     ) -> tuple[FlaxAutoencoderTiny, Params]:
         """Load a checkpoint and return the module and its params.
 
-        Args:
-            name_or_path: As for `AutoencoderTiny.from_pretrained`.
-            dtype: As for the class.
-            weights_dtype: As for the class.
-            data_format: As for the class.
-            from_pt: Ignored, the format is read from the file.
-            use_safetensors: Ignored.
-            options: The other arguments of `AutoencoderTiny.from_pretrained`.
-
-        Raises:
-            CheckpointNotFoundError: There is nothing under that name.
-            CheckpointError: What is there is not a model of this family.
+        `dtype`, `weights_dtype` and `data_format` are those of the class. `from_pt` and
+        `use_safetensors` are ignored: the format is read from the file. The rest, and the errors,
+        are those of `AutoencoderTiny.from_pretrained`.
         """
         vae = AutoencoderTiny.from_pretrained(name_or_path, **options)
         return cls.from_model(
@@ -228,7 +220,8 @@ class FlaxAutoencoderTiny:
         raise AttributeError(f"FlaxAutoencoderTiny has no attribute {name!r}")
 
 
-def _to_nhwc(x: Any) -> Any:
+def _to_nhwc(x: ArrayLike) -> Any:
+    x = x if isinstance(x, np.ndarray) else jnp.asarray(x)
     if x.ndim != 4:
         raise ValueError(f"expected an NCHW array of rank 4, got shape {x.shape}")
     return x.transpose(0, 2, 3, 1)

@@ -130,13 +130,7 @@ def choose(
     """Choose the fastest execution within the limits, or the smallest if none is.
 
     On a CPU strips that stay in its caches are faster than the full image; see `taesd-jax bench
-    --strategies`. On other devices full images are.
-
-    Args:
-        computation: What is computed.
-        shape: Shape of its input, (n, h, w, c).
-        platform: "cpu", "gpu" or "tpu".
-        limits: What restricts the choice.
+    --strategies`. On other devices full images are. `shape` is the input's.
 
     >>> from taesd_jax import VARIANTS
     >>> computation = Computation("decoder", VARIANTS["taesd"], "float32", "float32")

@@ -122,11 +122,7 @@ def decode(
 
 
 def select_params(params: Params, computation: Computation) -> Any:
-    """Return what a computation needs of params: a component, or a decoder and a thumbnail's head.
-
-    Raises:
-        ValueError: It is not there.
-    """
+    """Return a component of params, or a decoder and a thumbnail's head; ValueError without it."""
     component_params = select_component(params, computation.component)
     if computation.scale == 1:
         return component_params
@@ -140,15 +136,7 @@ def run(
     strategy: Strategy | None,
     batch_size: int | None,
 ) -> jax.Array:
-    """Run a checked input.
-
-    Args:
-        params: Those of the component, or `select_params`'s.
-        x: Images or latents.
-        computation: What is computed.
-        strategy: How; None is `Full()`.
-        batch_size: Images at a time, or None.
-    """
+    """Compute x, whose shape was checked, from what `select_params` returns; None is `Full()`."""
     strategy = resolve_strategy(strategy, computation.component, computation.config)
     if batch_size is not None:
         batch_size = check_count("batch_size", batch_size)
