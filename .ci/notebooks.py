@@ -4,7 +4,7 @@
     python .ci/notebooks.py --record   record the inputs of all, once they ran
 
 A notebook's inputs are its code, the files of the package that it imports, directly or through
-others, what comes with the package, the pictures, and the dependencies that pyproject.toml states.
+others, what comes with the package, the images, and the dependencies that pyproject.toml states.
 Their digests are in notebooks.json beside this file, which is committed.
 """
 
@@ -74,7 +74,7 @@ def digest_of(notebook):
     stated = [project["dependencies"], project["optional-dependencies"]["notebooks"]]
     code = code_of(notebook)
     files = [*sources_of(code), *sorted((ROOT / "taesd_jax" / "bundled").iterdir())]
-    files += sorted(p for p in (ROOT / "notebooks" / "pictures").rglob("*") if p.is_file())
+    files += sorted(p for p in (ROOT / "notebooks" / "images").rglob("*") if p.is_file())
     digest = hashlib.sha256(json.dumps([stated, code]).encode())
     for path in files:
         digest.update(f"{path.relative_to(ROOT)}\0".encode())

@@ -1,8 +1,8 @@
 """The PyTorch side: .pth files, state dicts and modules both ways, and a parity report.
 
-Needs PyTorch: pip install 'taesd-jax[torch]'. pip installs this folder as `taesd_jax.convert`
-(package-dir in pyproject.toml). It stands outside the library, which never imports torch. Files in
-it import each other relatively and the library by name.
+It needs PyTorch: pip install 'taesd-jax[torch]'. pip installs this folder as `taesd_jax.convert`
+(package-dir in pyproject.toml). It stands outside the library, which never imports torch. Its files
+import each other relatively and the library by name.
 """
 
 try:
@@ -11,13 +11,14 @@ except ModuleNotFoundError as error:
     message = "taesd_jax.convert needs PyTorch: pip install 'taesd-jax[torch]'"
     raise ModuleNotFoundError(message, name=error.name) from error
 
-from .parity import ParityReport, parity_report
+from .parity import ParityReport, ParityRow, parity_report
 from .pickles import load_pth, save_pth
 from .state_dicts import from_torch, to_torch
 from .torch_modules import TorchAutoencoderTiny, TorchDecoder, TorchEncoder
 
 __all__ = [
     "ParityReport",
+    "ParityRow",
     "TorchAutoencoderTiny",
     "TorchDecoder",
     "TorchEncoder",

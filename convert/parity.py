@@ -29,14 +29,14 @@ from .torch_modules import TorchAutoencoderTiny
 FLOAT32_BOUND = 5e-5
 # Largest ratio of our mean error in half precision to PyTorch's; both round at every layer.
 HALF_RATIO = 1.2
-# PyTorch's error in the first dtype is its difference between float32 and the second.
-OTHER = {"float32": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# PyTorch's error in a dtype is the difference between its float32 and this.
+_COMPARED_WITH = {"float32": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Mean errors below these, relative to the scale, always pass: one step at 1 is 2^-7 and 2^-10.
 _FLOORS = {"bfloat16": 2**-12, "float16": 2**-15}
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class ParityRow:
     """The errors of one layer or component against PyTorch's float32.
 
     Attributes:
@@ -47,8 +47,8 @@ class Row:
         scale: Largest absolute value of PyTorch's float32 output.
         max_error: Our largest absolute error.
         mean_error: Our mean absolute error.
-        torch_max_error: PyTorch's own largest absolute error: of its float32 against its float64,
-            or of its half precision against its float32.
+        torch_max_error: PyTorch's largest absolute error: of its float32 against its float64, or of
+            its half precision against its float32.
         torch_mean_error: The same, mean instead of largest.
         ok: Whether the bound for this dtype holds.
     """
@@ -70,7 +70,7 @@ class ParityReport:
     """The rows of a report."""
 
     variant: str | None
-    rows: tuple[Row, ...]
+    rows: tuple[ParityRow, ...]
 
     @property
     def ok(self) -> bool:
@@ -79,15 +79,12 @@ class ParityReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON-ready values."""
-        bounds = {"float32_max_error": FLOAT32_BOUND, "half_mean_ratio": HALF_RATIO}
-        versions = {"jax": jax.__version__, "torch": torch.__version__}
-        rows = [dataclasses.asdict(row) for row in self.rows]
         return {
             "variant": self.variant,
             "ok": self.ok,
-            "bounds": bounds,
-            "versions": versions,
-            "rows": rows,
+            "bounds": {"float32_max_error": FLOAT32_BOUND, "half_mean_ratio": HALF_RATIO},
+            "versions": {"jax": jax.__version__, "torch": torch.__version__},
+            "rows": [dataclasses.asdict(row) for row in self.rows],
         }
 
     def table(self) -> str:
@@ -134,7 +131,7 @@ def parity_report(
     image = pad_image(image, config.spatial_factor)[None]
     # The weights as float32 in both frameworks: bfloat16 rows then round the same numbers.
     params = jax.tree.map(lambda p: np.asarray(p, dtype=np.float32), params)
-    rows: list[Row] = []
+    rows: list[ParityRow] = []
     inputs: dict[Component, np.ndarray] = {"encoder": image}
     if "encoder" not in params:
         shape = (1, 16, 12, config.latent_channels)
@@ -149,7 +146,7 @@ def parity_report(
 
 def _compare(
     params: Params, config: AutoencoderTinyConfig, component: Component, x: np.ndarray
-) -> tuple[list[Row], np.ndarray]:
+) -> tuple[list[ParityRow], np.ndarray]:
     reference = TorchAutoencoderTiny(params, config)
     sequence = getattr(reference, component)
     module = bind(jax.tree.map(jnp.asarray, params[component]), component, config)
@@ -164,15 +161,15 @@ def _compare(
             layers = torch.nn.Sequential(*list(sequence)[start:stop])
             before, activation = activation, layers(activation)
             ours = _compiled(module, layer)
-            for dtype in OTHER:
+            for dtype in _COMPARED_WITH:
                 got = ours(jnp.asarray(_to_nhwc(before), dtype=dtype)).astype(dtype)
-                other = _in_dtype(layers, before, OTHER[dtype])
+                other = _in_dtype(layers, before, _COMPARED_WITH[dtype])
                 name = f"{layer.index} {layer.kind}"
                 rows.append(_row(component, name, dtype, got, activation, other))
         expected = sequence(truth)
-        for dtype in OTHER:
+        for dtype in _COMPARED_WITH:
             got = jax.jit(lambda x: module(x))(jnp.asarray(x, dtype=dtype))
-            other = _in_dtype(sequence, truth, OTHER[dtype])
+            other = _in_dtype(sequence, truth, _COMPARED_WITH[dtype])
             rows.append(_row(component, "full", dtype, got, expected, other))
     return rows, _to_nhwc(expected)
 
@@ -202,7 +199,7 @@ def _row(
     got: jax.Array,
     expected: torch.Tensor,
     other: torch.Tensor,
-) -> Row:
+) -> ParityRow:
     ours, theirs = np.asarray(got, dtype=np.float32), _to_nhwc(expected)
     error = np.abs(ours - theirs)
     torch_error = (expected.double() - other.double()).abs().numpy()
@@ -211,7 +208,7 @@ def _row(
         ok = error.max() <= FLOAT32_BOUND * max(1.0, scale)
     else:
         ok = error.mean() <= max(HALF_RATIO * torch_error.mean(), _FLOORS[dtype] * scale)
-    return Row(
+    return ParityRow(
         component,
         layer,
         dtype,

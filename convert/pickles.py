@@ -15,7 +15,8 @@ from taesd_jax.config import AutoencoderTinyConfig
 from taesd_jax.errors import CheckpointError, CheckpointNotFoundError
 from taesd_jax.io.files import write_files
 from taesd_jax.model.layers import COMPONENTS, Params
-from taesd_jax.weights.sources import pair_file, pickles, variant_from_name
+from taesd_jax.weights.files import read_json
+from taesd_jax.weights.sources import find_local, pair_file
 
 from .state_dicts import part_of, to_tensor
 
@@ -24,28 +25,24 @@ def load_pth(source: str | os.PathLike[str]) -> weights.Checkpoint:
     """Load state dicts of any format that `torch.save` wrote.
 
     Args:
-        source: A file, or `PATH` for `PATH_encoder.pth` and `PATH_decoder.pth`, of which one may
-            be absent.
+        source: A file; a folder; or `PATH` for `PATH_encoder.pth` and `PATH_decoder.pth`, of which
+            one may be absent. A config.json of diffusers beside them is read too.
 
     Raises:
         CheckpointNotFoundError: There is no such file.
         CheckpointError: It is not a state dict of this family, or it would run code.
     """
-    try:
-        path = Path(source).expanduser()
-        files = [path] if path.is_file() else pickles(path)
-    except (RuntimeError, OSError, ValueError) as error:
-        raise CheckpointNotFoundError(f"no such file: {os.fspath(source)!r}: {error}") from error
-    if not files and not path.name:
-        raise CheckpointNotFoundError(f"no such file: {os.fspath(source)!r}")
-    if not files:
+    files = find_local(source)
+    if files is None:
         raise CheckpointNotFoundError(
-            f"no such file: {path}, {pair_file(path, 'encoder', '.pth')} or "
-            f"{pair_file(path, 'decoder', '.pth')}"
+            f"no such file: {source}, {source}_encoder.pth or {source}_decoder.pth"
         )
-    parts = [part_of(_read(file), str(file)) for file in files]
-    variant = variant_from_name(path.name)
-    return weights.assemble(parts, fields={}, variant=variant, origin=os.fspath(source))
+    return weights.assemble(
+        [part_of(_read(file), str(file)) for file in files.weights],
+        fields=read_json(files.config) if files.config else {},
+        variant=files.variant,
+        origin=os.fspath(source),
+    )
 
 
 def save_pth(

@@ -20,7 +20,7 @@ _DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "
 def from_torch(
     source: torch.nn.Module | Mapping[str, torch.Tensor], *, variant: str = ""
 ) -> weights.Checkpoint:
-    """Read a module or state dict into params, in its own dtype.
+    """Read a module or state dict into params, in the dtype that it has.
 
     Args:
         source: diffusers' `AutoencoderTiny`, the original `TAESD`, one of its components, or a
@@ -79,7 +79,7 @@ def part_of(state: Mapping[str, Any], origin: str) -> weights.Part:
             f"{origin}: expected dense tensors of {allowed}; {'; '.join(refused)}"
         )
     shapes = {name: tuple(value.shape) for name, value in state.items()}
-    return weights.Part(origin, shapes, lambda names: {n: to_array(state[n]) for n in names})
+    return weights.Part(origin, shapes, lambda: {name: to_array(t) for name, t in state.items()})
 
 
 def to_array(tensor: torch.Tensor) -> np.ndarray:

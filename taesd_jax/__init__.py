@@ -8,80 +8,31 @@ uses them. The public names are in `__all__` here and in the packages `convert`,
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from . import exporting as exporting
-from .autoencoder import AutoencoderTiny
-from .config import VARIANTS, AutoencoderTinyConfig
-from .errors import CheckpointError, CheckpointNotFoundError, MediaFileError
-from .io import read_image, write_image
-from .latents import (
-    from_vae_latents,
-    pack_latents,
-    patchify_latents,
-    to_vae_latents,
-    unpack_latents,
-    unpatchify_latents,
-)
-from .model.fitting import Fit, fit_thumbnails
-from .model.functional import init
-from .outputs import AutoencoderTinyOutput, DecoderOutput
-from .strategies.iterators import iter_decode, iter_encode
-from .strategies.planner import Execution
-from .strategies.run import decode, encode
-from .strategies.sharding import replicate, shard_images
-from .strategies.strategy import Full, Strategy, Strips, Tiles
-from .version import __version__
-from .weights import Checkpoint, add_thumbnails, load, save, save_thumbnails
-
-__all__ = [
-    "VARIANTS",
-    "AutoencoderTiny",
-    "AutoencoderTinyConfig",
-    "AutoencoderTinyOutput",
-    "Checkpoint",
-    "CheckpointError",
-    "CheckpointNotFoundError",
-    "DecoderOutput",
-    "Execution",
-    "Fit",
-    "Full",
-    "MediaFileError",
-    "Strategy",
-    "Strips",
-    "Tiles",
-    "__version__",
-    "add_thumbnails",
-    "decode",
-    "encode",
-    "fit_thumbnails",
-    "from_vae_latents",
-    "init",
-    "iter_decode",
-    "iter_encode",
-    "load",
-    "pack_latents",
-    "patchify_latents",
-    "read_image",
-    "replicate",
-    "save",
-    "save_thumbnails",
-    "shard_images",
-    "to_vae_latents",
-    "unpack_latents",
-    "unpatchify_latents",
-    "write_image",
-]
+if TYPE_CHECKING:
+    from .public import *  # noqa: F403
+    from .public import __all__ as __all__
 
 
-def __getattr__(name: str) -> ModuleType:
-    """Import a public package on first use: some need extras."""
-    if name not in ("convert", "metrics", "pipelines", "previews", "training"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        return importlib.import_module(f"{__name__}.{name}")
-    except ModuleNotFoundError as error:
-        if error.name != f"{__name__}.convert":
-            raise
-        advice = "is the folder convert/ of the checkout: run pip install -e . in the checkout"
-        raise ModuleNotFoundError(f"{error.name} {advice}", name=error.name) from error
+def __getattr__(name: str) -> Any:
+    """Import modules and public names on first use: JAX takes a second, and some need extras."""
+    if name == "__version__":
+        return importlib.import_module(f"{__name__}.version").__version__
+    if not name.startswith("__"):
+        try:
+            return importlib.import_module(f"{__name__}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"{__name__}.{name}":
+                raise
+            if name == "convert":
+                advice = "is the folder convert/ of the checkout: run pip install -e . there"
+                raise ModuleNotFoundError(f"{error.name} {advice}", name=error.name) from error
+    public = importlib.import_module(f"{__name__}.public")
+    if name == "__all__" or name in public.__all__:
+        return getattr(public, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__getattr__("__all__")})

@@ -1,5 +1,5 @@
 """`python -m taesd_jax` is the command `taesd-jax`."""
 
-from .cli.command import run
+from .cli import run
 
 run()

@@ -7,7 +7,7 @@ import functools
 import math
 import types
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .config_checks import MAX_NUMBER, NUMBERS, RAW_LATENT, check_fields
@@ -25,10 +25,11 @@ _NOT_IN_TENSORS = ("act_fn", "force_upcast", *NUMBERS)
 
 
 @dataclasses.dataclass(frozen=True)
-class AutoencoderTinyConfig:
+class AutoencoderTinyConfig(Mapping[str, Any]):
     """Describe a tiny autoencoder, in the fields and defaults of diffusers' `AutoencoderTiny`.
 
-    The last six fields go beyond diffusers.
+    It is read by attribute or, as diffusers' configs are, like a dict. The last six fields go
+    beyond diffusers.
 
     Attributes:
         in_channels: Channels of the image that the encoder reads.
@@ -83,6 +84,28 @@ class AutoencoderTinyConfig:
 
     def __post_init__(self):
         check_fields(self)
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a field, as `to_dict` has it, or `block_out_channels`.
+
+        >>> config = AutoencoderTinyConfig()
+        >>> config["latent_channels"], config.get("norm_num_groups"), "act_fn" in config
+        (4, None, True)
+        """
+        if name not in _FIELDS:
+            raise KeyError(f"the config has no {name!r}")
+        return getattr(self, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_FIELDS)
+
+    def __len__(self) -> int:
+        return len(_FIELDS)
+
+    @property
+    def block_out_channels(self) -> tuple[int, ...]:
+        """The decoder's widths, by which pipelines count its stages."""
+        return self.decoder_block_out_channels
 
     @property
     def spatial_factor(self) -> int:
@@ -192,6 +215,9 @@ class AutoencoderTinyConfig:
                 value = float(value) if abs(value) < MAX_NUMBER else value
             values[name] = value
         return cls(**values)
+
+
+_FIELDS = (*AutoencoderTinyConfig().to_dict(), "block_out_channels")
 
 
 def _is_close(a: float | None, b: float | None) -> bool:

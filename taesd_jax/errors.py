@@ -24,6 +24,12 @@ class UsageError(ValueError):
     """A command line that is wrong whatever the files hold; the exit status is 2."""
 
 
+def describe_error(error: Exception) -> str:
+    """Return an error's message, with its type if users cannot have caused it."""
+    expected = isinstance(error, (ValueError, TypeError, OSError))
+    return str(error) if expected else f"{type(error).__name__}: {error}"
+
+
 def one_line(message: object) -> str:
     r"""Return a message as one line for a terminal, with control characters escaped.
 
@@ -33,7 +39,11 @@ def one_line(message: object) -> str:
     'no such file: \\x1b[2J'
     """
     first, *more = (line.strip() for line in str(message).strip().split("\n"))
-    line = " ".join([first, "; ".join(more)]).strip()
+    return escape_controls(" ".join([first, "; ".join(more)]).strip())
+
+
+def escape_controls(line: str) -> str:
+    """Return a line with control characters escaped, which could steer a terminal."""
     # Surrogates stand for bytes of a file name that are not valid text.
     return "".join(
         c if c.isprintable() or "\udc80" <= c <= "\udcff" else repr(c)[1:-1] for c in line

@@ -72,7 +72,7 @@ def named(states, format):
 
 def part(tensors, origin="tensors"):
     shapes = {k: tuple(v.shape) for k, v in tensors.items()}
-    return weights.Part(origin, shapes, lambda names: {n: tensors[n] for n in names})
+    return weights.Part(origin, shapes, lambda: tensors)
 
 
 def assemble(tensors, fields=None, variant=""):

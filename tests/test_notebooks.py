@@ -20,7 +20,7 @@ FILES = {
     "taesd_jax/cli/__init__.py": "",
     "taesd_jax/bundled/small": "",
     "convert/__init__.py": "",
-    "notebooks/pictures/cat": "",
+    "notebooks/images/cat": "",
 }
 
 

@@ -23,7 +23,7 @@ from .runners import OURS, Case, default_names, strategies_of
 PEERS = ("eager", "channels_last", "cuda_graph", "compile", "onnxruntime", "openvino")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `taesd-jax bench`."""
     add, components, default = parser.add_argument, ["decoder", "encoder"], "default: %(default)s"
     add("--variants", nargs="+", choices=tuple(VARIANTS), default=["taesd"], help=default)
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_overwrite(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run_bench(args: argparse.Namespace) -> int:
     """Measure speed and memory next to PyTorch, ONNX Runtime and OpenVINO."""
     for name, size in itertools.product(args.variants, args.sizes):
         if size % (factor := VARIANTS[name].spatial_factor):

@@ -15,7 +15,7 @@ from ..errors import CheckpointError, UsageError
 from ..model.layers import COMPONENTS
 from ..weights.files import CONFIG_FILE, DIFFUSERS_FILE
 from ..weights.sources import PICKLES, pair_file
-from .options import MODEL_HELP, convert_package, load_checkpoint
+from .options import MODEL_HELP, convert_package, load_checkpoint, say
 from .outputs import add_overwrite, check_outputs, file_name, write_json
 
 _TORCH_MODEL_HELP = f"{MODEL_HELP}; with torch also .pth"
@@ -27,7 +27,7 @@ def add_info_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def info(args: argparse.Namespace) -> int:
+def run_info(args: argparse.Namespace) -> int:
     """Show what a checkpoint holds."""
     params, config, stored_format = load_checkpoint(args.model)
     components = {}
@@ -43,7 +43,7 @@ def info(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(report | {"config": config.to_dict()}, indent=2))
         return 0
-    print(f"variant         {config.variant or ' or '.join(same) or 'not a published one'}")
+    say(f"variant         {config.variant or ' or '.join(same) or 'not a published one'}")
     print(f"format          {stored_format}")
     print(f"latent          {config.latent_channels} channels, 1/{config.spatial_factor} size")
     for component, part in components.items():
@@ -55,7 +55,7 @@ def info(args: argparse.Namespace) -> int:
         print(f"GroupNorm       {config.pool_channels} channels in the blocks at latent resolution")
     for component in ("encoder", "decoder"):
         if component not in params:
-            print(f"{component:<16}absent; {weights.missing_file(config.name_or_path, component)}")
+            say(f"{component:<16}absent; {weights.missing_file(config.name_or_path, component)}")
     return 0
 
 
@@ -75,7 +75,7 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help=text)
 
 
-def convert(args: argparse.Namespace) -> int:
+def run_convert(args: argparse.Namespace) -> int:
     """Convert a checkpoint to another format."""
     suffix = Path(args.target).suffix.lower()
     target_format = args.to or ("flax" if suffix == ".safetensors" else "diffusers")
@@ -108,7 +108,7 @@ def convert(args: argparse.Namespace) -> int:
     else:
         written = weights.save(args.target, params, config, format=target_format)
     for path in written:
-        print(f"{path}: {target_format} from {stored_format} names, {path.stat().st_size:,} bytes")
+        say(f"{path}: {target_format} from {stored_format} names, {path.stat().st_size:,} bytes")
     return 0
 
 
@@ -133,7 +133,7 @@ def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
     add_overwrite(parser)
 
 
-def verify(args: argparse.Namespace) -> int:
+def run_verify(args: argparse.Namespace) -> int:
     """Compare with PyTorch layer by layer; exit status 1 if an error is too large."""
     check_outputs(args, [args.json])
     params, config, _ = load_checkpoint(args.model)

@@ -5,59 +5,53 @@ from __future__ import annotations
 import _thread
 import argparse
 import codecs
+import contextlib
+import importlib
 import io
 import os
 import signal
 import sys
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from ..errors import UsageError, one_line
+from ..errors import UsageError, describe_error, one_line
 from ..version import __version__
-from . import bench, checkpoints, compare, fit_thumbnails, images, train
-from .options import describe_error
+from . import leave
 
-# Exit statuses of a shell for SIGINT and SIGPIPE.
-_INTERRUPTED = 128 + signal.SIGINT
+# Exit status of a shell for SIGPIPE, and of argparse for wrong arguments.
 _BROKEN_PIPE = 141
-# The one of argparse.
 _USAGE_ERROR = 2
 
-# The functions that add a command's arguments and run it; its help is the latter's docstring.
+# The module of each subcommand NAME, with add_NAME_arguments and run_NAME, and what it does.
 _COMMANDS = {
-    "encode": (images.add_encode_arguments, images.encode),
-    "decode": (images.add_decode_arguments, images.decode),
-    "roundtrip": (images.add_roundtrip_arguments, images.roundtrip),
-    "info": (checkpoints.add_info_arguments, checkpoints.info),
-    "convert": (checkpoints.add_convert_arguments, checkpoints.convert),
-    "verify": (checkpoints.add_verify_arguments, checkpoints.verify),
-    "compare": (compare.add_arguments, compare.run),
-    "fit-thumbnails": (fit_thumbnails.add_arguments, fit_thumbnails.run),
-    "train": (train.add_arguments, train.run),
-    "bench": (bench.add_arguments, bench.run),
+    "encode": ("images", "Encode images into latent files."),
+    "decode": ("images", "Decode latent files into images."),
+    "roundtrip": ("images", "Encode and decode; write both images side by side, print the PSNR."),
+    "info": ("checkpoints", "Show what a checkpoint holds."),
+    "convert": ("checkpoints", "Convert a checkpoint to another format."),
+    "verify": ("checkpoints", "Compare with PyTorch layer by layer; status 1 if they differ."),
+    "compare": ("compare", "Compare models by PSNR, SSIM, GMSD and sharpness of their images."),
+    "fit-thumbnails": ("fit_thumbnails", "Fit thumbnails, for decode --scale, and store them."),
+    "train": ("train", "Train an encoder or decoder to match a larger model, or fine-tune one."),
+    "bench": ("bench", "Measure speed and memory beside PyTorch, ONNX Runtime and OpenVINO."),
 }
 
 
 def run() -> NoReturn:
     """Run `taesd-jax` as a program."""
     sys.unraisablehook = _interrupt_again
+    _open_closed_streams()
     try:
         status = main()
     except KeyboardInterrupt:
-        # XLA's threads may still compile or compute. They would crash on arrays that are freed once
-        # this exception is gone, and so would Python if it shut down normally meanwhile.
-        os._exit(_INTERRUPTED)
+        leave()
     sys.exit(status)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `taesd-jax` and return its exit status.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C.
-    """
+    """Parse and run; see `taesd_jax.cli.main`."""
     codecs.register_error("taesd-jax", _encode_unprintable)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -65,8 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = argparse.Namespace(debug=False)
     try:
         try:
-            _parser().parse_args(argv, args)
-            with warnings.catch_warnings():
+            words = [*(sys.argv[1:] if argv is None else argv)]
+            _parser(words).parse_args(words, args)
+            with warnings.catch_warnings(), _raising_interrupts():
                 warnings.simplefilter("default", UserWarning)
                 warnings.showwarning = _show_warning
                 return args.run(args)
@@ -78,8 +73,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if args.debug:
             raise
-        print(f"taesd-jax: error: {one_line(describe_error(error))}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # a full disk behind stderr
+            print(f"taesd-jax: error: {one_line(describe_error(error))}", file=sys.stderr)
         return _USAGE_ERROR if isinstance(error, UsageError) else 1
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(one_line(message))
+
+
+def _parser(words: list[str]) -> argparse.ArgumentParser:
+    """Return a parser that knows the arguments of the subcommand in `words`, if there is one."""
+    parser = _Parser(prog="taesd-jax", description="Tiny autoencoders (the TAESD family) in JAX.")
+    parser.add_argument("--version", action="version", version=__version__)
+    text = "show the traceback of an error"
+    parser.add_argument("--debug", action="store_true", help=text)
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    chosen = next((word for word in words if not word.startswith("-")), None)
+    for name, (module_name, description) in _COMMANDS.items():
+        command = subparsers.add_parser(name, help=description, description=description)
+        if name == chosen:
+            # The others would take a second, to import JAX.
+            module = importlib.import_module(f".{module_name}", __package__)
+            function = name.replace("-", "_")
+            command.set_defaults(run=getattr(module, f"run_{function}"))
+            command.add_argument(
+                "--debug", action="store_true", default=argparse.SUPPRESS, help=text
+            )
+            getattr(module, f"add_{function}_arguments")(command)
+    return parser
 
 
 def _flush() -> None:
@@ -117,18 +140,24 @@ def _show_warning(message: object, *_: Any, **__: Any) -> None:
     print(f"taesd-jax: warning: {one_line(message)}", file=sys.stderr)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="taesd-jax", description="Tiny autoencoders (the TAESD family) in JAX."
-    )
-    parser.add_argument("--version", action="version", version=__version__)
-    text = "show the traceback of an error"
-    parser.add_argument("--debug", action="store_true", help=text)
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    for name, (add_arguments, run) in _COMMANDS.items():
-        description = (run.__doc__ or "").partition("\n")[0]
-        command = subparsers.add_parser(name, help=description, description=description)
-        command.set_defaults(run=run)
-        command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=text)
-        add_arguments(command)
-    return parser
+def _open_closed_streams() -> None:
+    """Open closed standard streams, so that no file of ours takes their place."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+
+
+@contextlib.contextmanager
+def _raising_interrupts() -> Iterator[None]:
+    """Let Ctrl-C raise KeyboardInterrupt here, where work has to clean up."""
+    previous = signal.getsignal(signal.SIGINT)
+    if previous is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

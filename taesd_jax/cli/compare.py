@@ -13,7 +13,7 @@ from ..autoencoder import AutoencoderTiny
 from ..errors import MediaFileError
 from ..io.images import pad_image, psnr
 from ..metrics import gmsd, sharpness, ssim
-from .options import LONGEST_HELP, MODEL_HELP, expand, load_vae, positive_integer, read_resized
+from .options import LONGEST_HELP, MODEL_HELP, expand, load_vae, positive_integer, read_resized, say
 from .outputs import add_overwrite, check_outputs, file_name, write_json
 
 # Equal images have an infinite PSNR; this keeps means finite.
@@ -22,7 +22,7 @@ _MAX_PSNR = 100.0
 _MIN_SIDE = 11
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `taesd-jax compare`."""
     add = parser.add_argument
     add("models", nargs="+", help=MODEL_HELP)
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_overwrite(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run_compare(args: argparse.Namespace) -> int:
     """Compare models by PSNR, SSIM, GMSD and sharpness of their images."""
     paths = expand(args.images)
     check_outputs(args, [args.json], paths)
@@ -55,9 +55,9 @@ def run(args: argparse.Namespace) -> int:
         for (decoder, encoder), values in figures.items()
     ]
     width = max(map(len, args.models))
-    print(f"{'decoder':{width}}  {'encoder':{width}}  PSNR, dB    SSIM     GMSD  sharpness")
+    say(f"{'decoder':{width}}  {'encoder':{width}}  PSNR, dB    SSIM     GMSD  sharpness")
     for row in rows:
-        print(
+        say(
             f"{row['decoder']:{width}}  {row['encoder']:{width}}  {row['psnr']:8.2f}  "
             f"{row['ssim']:6.4f}  {row['gmsd']:7.4f}  {row['sharpness']:9.3f}"
         )

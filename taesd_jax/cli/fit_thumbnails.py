@@ -15,7 +15,7 @@ import numpy as np
 
 from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
-from ..errors import MediaFileError
+from ..errors import MediaFileError, one_line
 from ..model.fitting import fit_thumbnails
 from ..model.functional import Params
 from ..model.thumbnails import thumbnail_name
@@ -29,11 +29,12 @@ from .options import (
     positive_integer,
     read_resized,
     real_path,
+    say,
 )
 from .outputs import check_not_inputs, file_name
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_fit_thumbnails_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `taesd-jax fit-thumbnails`."""
     add = parser.add_argument
     add("images", nargs="+", help="image files or glob patterns to fit to")
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", type=file_name, required=True, help=text)
 
 
-def run(args: argparse.Namespace) -> int:
+def run_fit_thumbnails(args: argparse.Namespace) -> int:
     """Fit heads for small images, see decode --scale, and add them to a file."""
     held_out = expand(args.held_out)
     excluded = {real_path(path) for path in held_out}
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
 
     def progress(line: str) -> None:
-        print(f"{name}: {line} of {len(paths)} and {len(held_out)}", file=sys.stderr)
+        print(f"{one_line(name)}: {line} of {len(paths)} and {len(held_out)}", file=sys.stderr)
 
     images = [read_resized(p, args.side, config.spatial_factor) for p in (paths, held_out)]
     heads, psnr = fit_thumbnails(params, *images, config=config, progress=progress)
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         line = f"{name} 1/{thumbnail_name(scale)}: {shares[scale]:.1%} of the operations"
         if values:
             line += f", {np.mean(values):.1f} dB ({min(values):.1f} to {max(values):.1f})"
-        print(line)
+        say(line)
     return 0
 
 

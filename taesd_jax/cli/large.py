@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..autoencoder import AutoencoderTiny
-from ..errors import MediaFileError
+from ..errors import MediaFileError, one_line
 from ..io.arrays import ResumableArrayWriter, open_array
 from ..io.files import signature
 from ..io.images import from_uint8, to_uint8
@@ -128,7 +128,7 @@ def _fill(
 ) -> str:
     """Append the remaining strips; return a note if rows of an earlier run were there."""
     resumed = f", resumed at row {array.rows}" if array.rows else ""
-    progress, flushed = sys.stderr.isatty(), time.monotonic()
+    progress, flushed, name = sys.stderr.isatty(), time.monotonic(), one_line(source)
     try:
         for strip in strips(array.rows) if array.rows < array.height else ():
             array.append(strip[: array.height - array.rows])
@@ -137,7 +137,7 @@ def _fill(
                 flushed = time.monotonic()
             if progress:
                 share = array.rows / array.height
-                print(f"\r\033[K{source}: {share:.0%}", end="", file=sys.stderr, flush=True)
+                print(f"\r\033[K{name}: {share:.0%}", end="", file=sys.stderr, flush=True)
         array.close()
     except (ValueError, TypeError):  # a restart would fail again
         array.discard()

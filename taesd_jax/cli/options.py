@@ -22,11 +22,11 @@ import taesd_jax
 from .. import weights
 from ..autoencoder import AutoencoderTiny
 from ..config import VARIANTS
-from ..errors import CheckpointError, MediaFileError, one_line
+from ..errors import CheckpointError, MediaFileError, describe_error, escape_controls, one_line
 from ..io.files import check_regular
 from ..io.images import read_image
 from ..model.layers import Component
-from ..weights.sources import PICKLES, pickles
+from ..weights.sources import find_local
 
 MODEL_HELP = (
     "a safetensors file; PATH for PATH_encoder.safetensors and PATH_decoder.safetensors; a folder; "
@@ -56,11 +56,8 @@ def convert_package() -> ModuleType:
 
 def load_checkpoint(source: str) -> weights.Checkpoint:
     """Load a checkpoint as `taesd_jax.load` does, or .pth files where torch is installed."""
-    is_torch = False
-    # `weights.load` reports names that no file can have.
-    with contextlib.suppress(RuntimeError, OSError):
-        path = Path(source).expanduser()
-        is_torch = (path.suffix.lower() in PICKLES and path.is_file()) or bool(pickles(path))
+    files = find_local(source)
+    is_torch = files is not None and files.are_pickles
     return convert_package().load_pth(source) if is_torch else weights.load(source)
 
 
@@ -141,10 +138,9 @@ def real_path(path: Path) -> str:
     return os.path.realpath(path)
 
 
-def describe_error(error: Exception) -> str:
-    """Return an error's message, with its type if users cannot have caused it."""
-    expected = isinstance(error, (ValueError, TypeError, OSError))
-    return str(error) if expected else f"{type(error).__name__}: {error}"
+def say(line: str) -> None:
+    """Print a line at once, harmless whatever names of files are in it."""
+    print(escape_controls(line), flush=True)
 
 
 def for_each(
@@ -173,5 +169,5 @@ def for_each(
                 message = f"{source}: {message}"
             print(f"taesd-jax: error: {count}{one_line(message)}", file=sys.stderr)
         else:
-            print(f"{count}{line}  ({time.perf_counter() - start:.1f} s)", flush=True)
+            say(f"{count}{line}  ({time.perf_counter() - start:.1f} s)")
     return 1 if failed else 0

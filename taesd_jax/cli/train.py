@@ -21,11 +21,11 @@ from ..training.crops import RECIPE_FILE
 from ..training.recipe import DTYPES, OPTIMIZERS
 from ..training.registry import LOSSES
 from ..weights.sources import pair_file
-from .options import MODEL_HELP, load_vae
+from .options import MODEL_HELP, load_vae, say
 from .outputs import add_overwrite, check_not_inputs, check_outputs, file_name
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `taesd-jax train`."""
     add = parser.add_argument
     default = "(default: %(default)s)"
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             add(flag, type=numbers["kind"], default=field.default, metavar="N", help=text)
 
 
-def run(args: argparse.Namespace) -> int:
+def run_train(args: argparse.Namespace) -> int:
     """Train a tiny encoder or decoder to match a larger model, or fine-tune one."""
     try:
         from ..training import train
@@ -90,13 +90,13 @@ def run(args: argparse.Namespace) -> int:
         progress=lambda event: _print_event(event, recipe.steps),
     )
     train(args.output, images, student=student, teacher=teacher, recipe=recipe, options=options)
-    print(f"{args.output}/model_{recipe.component}.safetensors")
+    say(f"{args.output}/model_{recipe.component}.safetensors")
     return 0
 
 
 def _check_model_path(args: argparse.Namespace, images: list[Path]) -> None:
     """Raise MediaFileError if the model would replace an input, or a file of no training."""
-    path = pair_file(Path(args.output) / "model", args.component)
+    path = pair_file(Path(args.output) / "model", args.component, ".safetensors")
     if (Path(args.output) / args.component / RECIPE_FILE).exists():
         check_not_inputs(args, [path], images)
     else:

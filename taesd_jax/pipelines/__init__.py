@@ -1,6 +1,6 @@
 """Adapters for the pipelines of other libraries, one file each."""
 
-from .keras_hub import replace_vae
+from . import keras_hub, maxdiffusion
 from .linen import FlaxAutoencoderTiny
 
-__all__ = ["FlaxAutoencoderTiny", "replace_vae"]
+__all__ = ["FlaxAutoencoderTiny", "keras_hub", "maxdiffusion"]

@@ -6,6 +6,8 @@ from typing import Any
 
 from ..autoencoder import AutoencoderTiny
 
+__all__ = ["replace_vae"]
+
 
 def replace_vae(task: Any, vae: AutoencoderTiny) -> None:
     """Make a keras-hub task decode, and encode, with a tiny autoencoder.

@@ -2,55 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
+from .. import weights
 from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
-from ..model.functional import Params, init
-from ..outputs import DecoderOutput
+from ..errors import CheckpointError
+from ..model.functional import init
+from ..model.layers import COMPONENTS, Component, Params
+from ..model.validation import check_dtype
+from ..outputs import DecoderOutput, EncoderOutput, LatentDistribution
+from ..weights.files import DIFFUSERS_FILE
+from .linen_config import LinenConfig
 
-
-class PipelineConfig(dict):
-    """Hold a config that pipelines read by attribute or by item."""
-
-    def __getattr__(self, name: str) -> Any:
-        """Return an item."""
-        if name in self:
-            return self[name]
-        raise AttributeError(f"the config has no {name!r}")
-
-
-class LatentDistribution(NamedTuple):
-    """Stand in for the latent distribution of a VAE; a tiny encoder is deterministic.
-
-    Attributes:
-        mean: Latents (n, h / 8, w / 8, z), NHWC as pipelines expect here.
-    """
-
-    mean: jax.Array
-
-    def sample(self, key: jax.Array | None = None) -> jax.Array:
-        """Return the latents."""
-        return self.mean
-
-    def mode(self) -> jax.Array:
-        """Return the latents."""
-        return self.mean
-
-
-class EncoderOutput(NamedTuple):
-    """Hold the result of `encode`.
-
-    Attributes:
-        latent_dist: The latents, as a distribution.
-    """
-
-    latent_dist: LatentDistribution
+DataFormat = Literal["NCHW", "NHWC"]
 
 
 class FlaxAutoencoderTiny:
@@ -60,9 +33,14 @@ class FlaxAutoencoderTiny:
     in [-1, 1] to NHWC latents, `decode` maps NCHW or NHWC latents to NCHW images, as pipelines
     expect. The scaling factor is 1 and the shift 0, so a pipeline's own scaling has no effect.
 
+    Params are {"encoder": ..., "decoder": ...}, one tree wherever they come from: `init_weights`,
+    `init`, `from_pretrained`. Linen's methods have no scale, so there are no thumbnails.
+
     Args:
         config: Architecture.
         dtype: Dtype of the computation and of the results; the input's by default.
+        weights_dtype: Dtype of the params.
+        components: Those that there are params of.
         data_format: "NCHW" or "NHWC", of the latents that `decode` takes; by default NCHW unless
             only NHWC fits the number of channels.
 
@@ -70,7 +48,8 @@ class FlaxAutoencoderTiny:
         config: The config that pipelines read; its items are attributes of the module too.
 
     Raises:
-        ValueError: The data format is another.
+        TypeError: A dtype is not floating point.
+        ValueError: The data format or a component is another.
     """
 
     def __init__(
@@ -78,20 +57,16 @@ class FlaxAutoencoderTiny:
         config: AutoencoderTinyConfig,
         *,
         dtype: DTypeLike | None = None,
-        data_format: Literal["NCHW", "NHWC"] | None = None,
+        weights_dtype: DTypeLike = jnp.float32,
+        components: Sequence[Component] = COMPONENTS,
+        data_format: DataFormat | None = None,
     ):
         if data_format not in (None, "NCHW", "NHWC"):
             raise ValueError(f"data_format must be 'NCHW' or 'NHWC', got {data_format!r}")
-        self.architecture, self.dtype, self.data_format = config, dtype, data_format
-        stages = len(config.decoder_block_out_channels)
-        self.config = PipelineConfig(
-            config.to_dict(),
-            scaling_factor=1.0,
-            shift_factor=0.0,
-            # Pipelines compute the spatial factor as 2 ** (len(block_out_channels) - 1).
-            block_out_channels=config.decoder_block_out_channels[::-1],
-            sample_size=64 * 2 ** (stages - 1),
-        )
+        self.architecture, self.data_format = config, data_format
+        self.dtype = None if dtype is None else jnp.dtype(check_dtype(dtype))
+        self.weights_dtype = jnp.dtype(check_dtype(weights_dtype))
+        self.config = LinenConfig.of(config, components)
 
     @classmethod
     def from_pretrained(
@@ -99,15 +74,21 @@ class FlaxAutoencoderTiny:
         name_or_path: str | os.PathLike[str],
         *,
         dtype: DTypeLike | None = None,
-        data_format: Literal["NCHW", "NHWC"] | None = None,
+        weights_dtype: DTypeLike = jnp.float32,
+        data_format: DataFormat | None = None,
+        from_pt: bool = False,
+        use_safetensors: bool = False,
         **options: Any,
     ) -> tuple[FlaxAutoencoderTiny, Params]:
         """Load a checkpoint and return the module and its params.
 
         Args:
             name_or_path: As for `AutoencoderTiny.from_pretrained`.
-            dtype: Dtype of the computation and of the results; the input's by default.
+            dtype: As for the class.
+            weights_dtype: As for the class.
             data_format: As for the class.
+            from_pt: Ignored, the format is read from the file.
+            use_safetensors: Ignored.
             options: The other arguments of `AutoencoderTiny.from_pretrained`.
 
         Raises:
@@ -115,23 +96,67 @@ class FlaxAutoencoderTiny:
             CheckpointError: What is there is not a model of this family.
         """
         vae = AutoencoderTiny.from_pretrained(name_or_path, **options)
-        return cls(vae.config, dtype=dtype, data_format=data_format), vae.params
+        return cls.from_model(
+            vae, dtype=dtype, weights_dtype=weights_dtype, data_format=data_format
+        )
 
-    def save_pretrained(self, path: str | os.PathLike[str], params: Params) -> None:
-        """Write params to a folder in the diffusers format, opened by `from_pretrained`.
+    @classmethod
+    def from_model(cls, vae: AutoencoderTiny, **options: Any) -> tuple[FlaxAutoencoderTiny, Params]:
+        """Return the module and the params of a model; options are those of the class."""
+        components: list[Component] = [name for name in COMPONENTS if name in vae.params]
+        params = {name: vae.params[name] for name in components}
+        module = cls(vae.config, components=components, **options)
+        return module, jax.tree.map(lambda p: jnp.asarray(p, module.weights_dtype), params)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Mapping[str, Any],
+        *,
+        dtype: DTypeLike | None = None,
+        weights_dtype: DTypeLike = jnp.float32,
+        from_pt: bool = False,
+    ) -> FlaxAutoencoderTiny:
+        """Build the module of a config: `vae.config`, one of `to_json_string`, or diffusers'.
 
         Raises:
-            CheckpointError: That layout cannot express this model.
+            ValueError: It is the config of another class, or a bad one.
         """
-        AutoencoderTiny(params, self.architecture).save_pretrained(path)
+        architecture, components = LinenConfig.read(config)
+        return cls(architecture, dtype=dtype, weights_dtype=weights_dtype, components=components)
+
+    def to_json_string(self) -> str:
+        """Return the config as JSON, from which `from_config` makes the module again."""
+        return json.dumps(self.config, indent=2, sort_keys=True) + "\n"
+
+    def save_pretrained(self, path: str | os.PathLike[str], params: Params) -> None:
+        """Write params to a folder, opened by `from_pretrained`.
+
+        It is in the diffusers format where that has this model, else holds a file of our own.
+
+        Raises:
+            CheckpointError: The params are not those of the config, or the folder holds another
+                model that would still be read.
+        """
+        if self.architecture.fits_diffusers and set(COMPONENTS) <= params.keys():
+            weights.save(path, params, self.architecture, format="diffusers")
+            return
+        if (other := Path(path) / DIFFUSERS_FILE).exists():
+            raise CheckpointError(f"{other} would be read instead of this model: remove it first")
+        weights.save(Path(path) / "model.safetensors", params, self.architecture, format="flax")
 
     def init_weights(self, rng: jax.Array, eval_only: bool = False) -> Params:
         """Draw random params, or with `eval_only` return their shapes and dtypes."""
 
         def make(key: jax.Array) -> Params:
-            return init(key, config=self.architecture)
+            params = init(key, config=self.architecture, dtype=self.weights_dtype)
+            return {name: params[name] for name in self.components}
 
         return jax.eval_shape(make, rng) if eval_only else make(rng)
+
+    def init(self, rngs: jax.Array | Mapping[str, jax.Array], *inputs: Any) -> dict[str, Params]:
+        """Draw random params as Linen does, {"params": params}; the inputs change nothing."""
+        return {"params": self.init_weights(rngs["params"] if isinstance(rngs, Mapping) else rngs)}
 
     def apply(
         self,
@@ -194,6 +219,16 @@ class FlaxAutoencoderTiny:
         image = _check_bound(vae).decode(latents).sample
         image = jnp.transpose(image, (0, 3, 1, 2))
         return DecoderOutput(image) if return_dict else (image,)
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """The components that there are params of."""
+        return tuple(self.config["_components"])
+
+    def __repr__(self) -> str:
+        """Name the variant, components and dtype."""
+        name = self.architecture.variant or f"{self.architecture.latent_channels} latent channels"
+        return f"FlaxAutoencoderTiny({name}, {' and '.join(self.components)}, dtype={self.dtype})"
 
     def __getattr__(self, name: str) -> Any:
         if name != "config" and name in self.config:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +40,7 @@ class Header(NamedTuple):
 
 
 def read_header(path: Path) -> Header:
-    """Read names, shapes and metadata of a safetensors file, and no tensor.
+    """Read the header of a safetensors file, and no tensor.
 
     Raises:
         CheckpointNotFoundError: There is no such file.
@@ -60,18 +60,27 @@ def read_header(path: Path) -> Header:
         return Header(shapes, file.metadata() or {})
 
 
-def read_tensors(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Read the named tensors of a safetensors file.
+def read_tensors(path: Path, header: Header) -> dict[str, np.ndarray]:
+    """Read all tensors of a safetensors file; call it once their shapes are known to be right.
 
     Raises:
-        CheckpointError: As `read_header`.
+        CheckpointError: As `read_header`, or the content does not match the digest in the file.
+            Files without a digest, such as those of other programs, pass.
     """
     with _open(path) as file:
-        return {name: file.get_tensor(name) for name in names}
+        tensors = {name: file.get_tensor(name) for name in header.shapes}
+    if expected := header.metadata.get(DIGEST):
+        metadata = {key: text for key, text in header.metadata.items() if key != DIGEST}
+        if _digest(tensors, metadata) != expected:
+            raise CheckpointError(
+                f"{path}: the content does not match its digest ({DIGEST}): the file is damaged, "
+                f"or another program changed it and kept the old digest"
+            )
+    return tensors
 
 
 def to_bytes(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
-    """Serialise tensors as a safetensors file with a digest that `check_digest` verifies.
+    """Serialise tensors as a safetensors file with a digest, which `read_tensors` checks.
 
     Equal content gives equal bytes.
     """
@@ -87,39 +96,10 @@ def to_bytes(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> 
     return len(text).to_bytes(8, "little") + text + raw[end:]
 
 
-def check_digest(path: Path, header: Header, tensors: Mapping[str, np.ndarray]) -> None:
-    """Raise CheckpointError unless a file's content matches the digest in its metadata.
-
-    Files without a digest, such as those of other programs, pass.
-
-    Args:
-        path: The file.
-        header: Its header.
-        tensors: All of its tensors.
-    """
-    if expected := header.metadata.get(DIGEST):
-        metadata = {key: text for key, text in header.metadata.items() if key != DIGEST}
-        if _digest(tensors, metadata) != expected:
-            raise CheckpointError(
-                f"{path}: the content does not match its digest ({DIGEST}): the file is damaged, "
-                f"or another program changed it and kept the old digest"
-            )
-
-
-def digest(arrays: Iterable[tuple[str, np.ndarray]], text: str = "") -> str:
-    """Return the SHA-256 of a text and of named arrays, in hexadecimal."""
-    sha256 = hashlib.sha256(text.encode())
-    for name, array in arrays:
-        array = np.ascontiguousarray(array)
-        sha256.update(f"{name} {array.dtype.name} {array.shape} ".encode())
-        sha256.update(array.tobytes())
-    return sha256.hexdigest()
-
-
 def digest_tree(tree: Any, text: str = "") -> str:
     """Return the SHA-256 of a text and of the arrays in a pytree, in hexadecimal."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return digest(((jax.tree_util.keystr(path), np.asarray(leaf)) for path, leaf in leaves), text)
+    return _sha256(((jax.tree_util.keystr(path), np.asarray(leaf)) for path, leaf in leaves), text)
 
 
 def read_json(path: Path) -> dict:
@@ -182,4 +162,13 @@ def _open(path: Path) -> Iterator:
 
 
 def _digest(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
-    return digest(sorted(tensors.items()), json.dumps(sorted(metadata.items())))
+    return _sha256(sorted(tensors.items()), json.dumps(sorted(metadata.items())))
+
+
+def _sha256(arrays: Iterable[tuple[str, np.ndarray]], text: str) -> str:
+    sha256 = hashlib.sha256(text.encode())
+    for name, array in arrays:
+        array = np.ascontiguousarray(array)
+        sha256.update(f"{name} {array.dtype.name} {array.shape} ".encode())
+        sha256.update(array.tobytes())
+    return sha256.hexdigest()

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import math
+import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from ..config import AutoencoderTinyConfig
 from ..errors import CheckpointError
 from ..model.layers import Component, Params
 from . import files, names, sources
-from .names import KeyFormat, Shape
+from .names import Shape
 from .recognition import difference, recognise
 
 
@@ -39,12 +41,12 @@ class Part(NamedTuple):
     Attributes:
         origin: Where they come from, for messages.
         shapes: Name -> shape.
-        read: Reads tensors by name.
+        read: Reads all of them.
     """
 
     origin: str
     shapes: Mapping[str, Shape]
-    read: Callable[[Sequence[str]], Mapping[str, np.ndarray]]
+    read: Callable[[], Mapping[str, np.ndarray]]
 
 
 def load(
@@ -85,47 +87,15 @@ def load(
         local_files_only=local_files_only,
         token=token,
     )
-    opened = [_SafetensorsFile(path, files.read_header(path), {}) for path in source_files.weights]
-    fields = _shared_fields(opened)
+    headers = {path: files.read_header(path) for path in source_files.weights}
+    fields = _config_inside(headers)
     if source_files.config:
         fields = files.read_json(source_files.config)
-    parts = [Part(str(file.path), file.header.shapes, file.read) for file in opened]
-    checkpoint = assemble(
-        parts, fields=fields, variant=source_files.variant, origin=os.fspath(source)
-    )
-    # Only now: the tensors of a file that is no model may be larger than memory.
-    for file in opened:
-        files.check_digest(file.path, file.header, file.tensors)
-    return checkpoint
-
-
-class _SafetensorsFile(NamedTuple):
-    """A file, its header, and the tensors that were read of it."""
-
-    path: Path
-    header: files.Header
-    tensors: dict[str, np.ndarray]
-
-    def read(self, names: Sequence[str]) -> Mapping[str, np.ndarray]:
-        tensors = files.read_tensors(self.path, names)
-        self.tensors.update(tensors)
-        return tensors
-
-
-def _shared_fields(opened: Sequence[_SafetensorsFile]) -> dict[str, Any]:
-    """Return the config in the metadata of the files, or {}."""
-    configs = {
-        file.path: files.parse_json(text, f"{file.path}: its config")
-        for file in opened
-        if (text := file.header.metadata.get("config"))
-    }
-    fields = next(iter(configs.values()), {})
-    if any(other != fields for other in configs.values()):
-        raise CheckpointError(
-            f"encoder and decoder belong to different models: the configs inside "
-            f"{' and '.join(map(str, configs))} differ"
-        )
-    return fields
+    parts = [
+        Part(str(path), header.shapes, functools.partial(files.read_tensors, path, header))
+        for path, header in headers.items()
+    ]
+    return assemble(parts, fields=fields, variant=source_files.variant, origin=os.fspath(source))
 
 
 def assemble(
@@ -142,54 +112,74 @@ def assemble(
     Raises:
         CheckpointError: As `load`.
     """
-    stored: dict[Component, _Stored] = {}
-    scalars: dict[str, float] = {}
-    try:
-        for part in parts:
-            format, components, extra = names.split(part.shapes)
-            for component, keys in components.items():
-                if component in stored:
-                    origins = f"{stored[component].part.origin}, {part.origin}"
-                    raise CheckpointError(f"two {component}s: {origins}")
-                stored[component] = _Stored(part, format, keys)
-            scalars |= _read_scalars(part, extra)
-        shapes: dict[Component, dict[str, Shape]] = {
-            component: tensors.shapes() for component, tensors in stored.items()
-        }
+    with _prefixed(origin):
+        splits = [names.split(part.shapes) for part in parts]
+        shapes = _published_shapes(parts, splits)
         config = _with_fields(recognise(shapes), fields, shapes)
-        config = _with_scalars(config, scalars, variant)
-        params = {component: tensors.read() for component, tensors in stored.items()}
-        _check_finite(params)
-    except CheckpointError as error:
-        raise CheckpointError(f"{origin}: {error}") from error
-    formats = {tensors.format for tensors in stored.values()}
+    # Only now: the tensors of a file that is no model may be larger than memory.
+    tensors = [part.read() for part in parts]
+    with _prefixed(origin):
+        params = _params(splits, tensors)
+        config = _with_scalars(config, _scalars(splits, tensors), variant)
+    formats = {split.format for split in splits}
     return Checkpoint(params, config.replace(name_or_path=origin), "/".join(sorted(formats)))
 
 
-class _Stored(NamedTuple):
-    """One component of a part; `keys` maps a published key to its name there."""
+@contextmanager
+def _prefixed(origin: str) -> Iterator[None]:
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{origin}: {error}") from error
 
-    part: Part
-    format: KeyFormat
-    keys: Mapping[str, str]
 
-    def shapes(self) -> dict[str, Shape]:
-        shapes = {key: self.part.shapes[name] for key, name in self.keys.items()}
-        if self.format == "flax":
-            return {key: names.to_torch_shape(shape) for key, shape in shapes.items()}
-        return shapes
+def _config_inside(headers: Mapping[Path, files.Header]) -> dict[str, Any]:
+    """Return the config in the metadata of files, or {}."""
+    configs = {
+        path: files.parse_json(text, f"{path}: its config")
+        for path, header in headers.items()
+        if (text := header.metadata.get("config"))
+    }
+    fields = next(iter(configs.values()), {})
+    if any(other != fields for other in configs.values()):
+        raise CheckpointError(
+            f"encoder and decoder belong to different models: the configs inside "
+            f"{' and '.join(map(str, configs))} differ"
+        )
+    return fields
 
-    def read(self) -> Params:
-        tensors = self.part.read(list(self.keys.values()))
-        params: Params = {}
-        for key, name in self.keys.items():
-            tensor = tensors[name] if self.format == "flax" else names.to_flax(tensors[name])
-            *path, leaf = names.flax_path(key)
-            branch = params
-            for word in path:
-                branch = branch.setdefault(word, {})
-            branch[leaf] = tensor
-        return params
+
+def _published_shapes(
+    parts: Sequence[Part], splits: Sequence[names.SplitNames]
+) -> dict[Component, dict[str, Shape]]:
+    """Return the PyTorch shape of each published key."""
+    shapes: dict[Component, dict[str, Shape]] = {}
+    origins: dict[Component, str] = {}
+    for part, split in zip(parts, splits, strict=True):
+        to_torch = names.to_torch_shape if split.format == "flax" else tuple
+        for component, keys in split.components.items():
+            if component in shapes:
+                raise CheckpointError(f"two {component}s: {origins[component]}, {part.origin}")
+            origins[component] = part.origin
+            shapes[component] = {key: to_torch(part.shapes[name]) for key, name in keys.items()}
+        for name in split.scalars:
+            if part.shapes[name] not in ((), (1,)):
+                raise CheckpointError(f"{name} must be one number, got shape {part.shapes[name]}")
+    return shapes
+
+
+def _params(
+    splits: Sequence[names.SplitNames], tensors: Sequence[Mapping[str, np.ndarray]]
+) -> Params:
+    leaves = {}
+    for split, stored in zip(splits, tensors, strict=True):
+        for component, keys in split.components.items():
+            for key, name in keys.items():
+                leaf = stored[name] if split.format == "flax" else names.to_flax(stored[name])
+                leaves[names.flax_name(key, component)] = leaf
+    if bad := [name for name, leaf in leaves.items() if not np.isfinite(leaf.astype("f4")).all()]:
+        raise CheckpointError(f"tensors with NaN or infinity: {', '.join(bad)}")
+    return unflatten_dict(leaves, sep=".")
 
 
 def _with_fields(
@@ -209,40 +199,33 @@ def _with_fields(
     return config.with_variant(sources.variant_from_name(str(fields.get("_name_or_path", ""))))
 
 
+def _scalars(
+    splits: Sequence[names.SplitNames], tensors: Sequence[Mapping[str, np.ndarray]]
+) -> tuple[float, float]:
+    """Return ComfyUI's vae_scale and vae_shift, or its defaults."""
+    stored = {
+        name: t[name] for split, t in zip(splits, tensors, strict=True) for name in split.scalars
+    }
+    scale, shift = stored.get("vae_scale", np.ones(1)), stored.get("vae_shift", np.zeros(1))
+    return float(scale.reshape(())), float(shift.reshape(()))
+
+
 def _with_scalars(
-    config: AutoencoderTinyConfig, scalars: Mapping[str, float], variant: str
+    config: AutoencoderTinyConfig, scalars: tuple[float, float], variant: str
 ) -> AutoencoderTinyConfig:
     """Return config with ComfyUI's scalars, or else with the constants of a variant."""
-    scalar = scalars.get("vae_scale", 1.0), scalars.get("vae_shift", 0.0)
     scale = config.raw_latent_scale
-    if scalar == (1.0, 0.0):  # ComfyUI's defaults
+    if scalars == (1.0, 0.0):
         return config.with_variant(variant) if scale is None else config
     if scale is None:
         try:
-            return config.replace(raw_latent_scale=scalar[0], raw_latent_shift=scalar[1])
+            return config.replace(raw_latent_scale=scalars[0], raw_latent_shift=scalars[1])
         except ValueError as error:
             raise CheckpointError(f"vae_scale and vae_shift: {error}") from error
     raw = scale, config.raw_latent_shift or 0.0
-    if not all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(raw, scalar, strict=True)):
+    if not np.allclose(raw, scalars, rtol=1e-6, atol=0):
         raise CheckpointError(
-            f"vae_scale and vae_shift are {scalar[0]:g} and {scalar[1]:g}, but the config inside "
+            f"vae_scale and vae_shift are {scalars[0]:g} and {scalars[1]:g}, but the config inside "
             f"says {raw[0]:g} and {raw[1]:g}"
         )
     return config
-
-
-def _read_scalars(part: Part, extra: Sequence[str]) -> dict[str, float]:
-    for name in extra:
-        if part.shapes[name] not in ((), (1,)):
-            raise CheckpointError(f"{name} must be one number, got shape {part.shapes[name]}")
-    return {name: float(t.reshape(())) for name, t in part.read(list(extra)).items()}
-
-
-def _check_finite(params: Params) -> None:
-    def walk(tree: Any, path: str) -> list[str]:
-        if isinstance(tree, dict):
-            return [p for k, v in tree.items() for p in walk(v, f"{path}.{k}")]
-        return [] if np.isfinite(tree.astype(np.float32)).all() else [path[1:]]
-
-    if bad := walk(params, ""):
-        raise CheckpointError(f"tensors with NaN or infinity: {', '.join(bad)}")

@@ -119,24 +119,24 @@ def file_name(key: str, component: Component, format: KeyFormat) -> str:
     >>> file_name("3.conv.0.weight", "decoder", "diffusers")
     'decoder.layers.2.conv.0.weight'
     """
-    index, rest = key.split(".", 1)
     if format == "flax":
-        return f"{component}.{'.'.join(flax_path(key))}"
+        return flax_name(key, component)
+    index, rest = key.split(".", 1)
     if format == "diffusers" and component == "decoder":
         index = str(int(index) - 1)
     return f"{PREFIXES[format][component]}{index}.{rest}"
 
 
-def flax_path(key: str) -> tuple[str, ...]:
-    """Return the path of a published key in a component's params.
+def flax_name(key: str, component: Component) -> str:
+    """Return the path of a published key in params, joined by dots.
 
-    >>> flax_path("3.conv.0.weight"), flax_path("3.pool.1.weight")
-    (('layers_3', 'conv_0', 'kernel'), ('layers_3', 'pool_1', 'scale'))
+    >>> flax_name("3.conv.0.weight", "decoder"), flax_name("3.pool.1.weight", "decoder")
+    ('decoder.layers_3.conv_0.kernel', 'decoder.layers_3.pool_1.scale')
     """
-    *words, leaf = re.sub(r"\.(\d+)", r"_\1", f"layers.{key}").split(".")
+    path, leaf = re.sub(r"\.(\d+)", r"_\1", f"{component}.layers.{key}").rsplit(".", 1)
     if leaf == "weight":
-        leaf = "scale" if words[-1] == "pool_1" else "kernel"
-    return (*words, leaf)
+        leaf = "scale" if path.endswith(".pool_1") else "kernel"
+    return f"{path}.{leaf}"
 
 
 def to_flax(tensor: np.ndarray) -> np.ndarray:
@@ -163,8 +163,7 @@ def _published(name: str, format: KeyFormat, component: Component) -> str | None
         match = _FLAX.fullmatch(key)
         if match is None:
             return None
-        words = [match[1], *filter(None, match.group(2, 3)), _LEAVES[match[4]]]
-        key = ".".join(words)
+        key = ".".join([match[1], *filter(None, match.group(2, 3)), _LEAVES[match[4]]])
     match = _PUBLISHED.fullmatch(key)
     if match is None:
         return None

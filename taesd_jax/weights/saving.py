@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from ..config import AutoencoderTinyConfig
 from ..errors import CheckpointError
@@ -88,72 +88,49 @@ def serialise(
             f"format {format!r} needs both components, but only the {components[0]} is loaded; "
             f"write 'original' or 'flax'"
         )
-    _check(params, components, config)
-    tensors = {
-        component: _by_name(params[component], component, config, format)
-        for component in components
-    }
+    tensors: dict[str, dict[str, np.ndarray]] = {component: {} for component in components}
+    for (component, key), leaf in _leaves(params, components, config).items():
+        stored = leaf if format == "flax" else names.to_torch(leaf)
+        tensors[component][names.file_name(key, component, format)] = stored
     if format == "original":
-        return {f"_{component}.safetensors": tensors[component] for component in components}
-    merged = {name: t for component in components for name, t in tensors[component].items()}
+        return {f"_{component}.safetensors": part for component, part in tensors.items()}
+    merged = {name: t for part in tensors.values() for name, t in part.items()}
     if format == "comfyui":
         merged |= _comfyui_scalars(config)
     return {DIFFUSERS_FILE if format == "diffusers" else "": merged}
 
 
-def _check(params: Params, components: list[Component], config: AutoencoderTinyConfig) -> None:
-    """Raise CheckpointError unless params are those of config, finite and of a stored dtype."""
-    unknown = [name for name in params if name not in (*components, "thumbnails")]
-    lines = [f"  {name}: unexpected" for name in unknown]
-    unfit = []
+def _leaves(
+    params: Params, components: list[Component], config: AutoencoderTinyConfig
+) -> dict[tuple[Component, str], np.ndarray]:
+    """Return arrays by component and published key; raise CheckpointError unless they fit."""
+    stored = {name: part for name, part in params.items() if name != "thumbnails"}
+    arrays = {name: np.asarray(leaf) for name, leaf in flatten_dict(stored, sep=".").items()}
+    expected: dict[str, names.Shape] = {}
+    keys: dict[tuple[Component, str], str] = {}
     for component in components:
-        leaves = dict(_walk(params[component]))
-        shapes = {path: names.to_torch_shape(np.shape(leaf)) for path, leaf in leaves.items()}
-        expected = {
-            names.flax_path(key): shape
-            for key, shape in names.tensor_shapes(build_layers(component, config)).items()
-        }
-        for path in expected | leaves:
-            want, got = expected.get(path, "nothing"), shapes.get(path, "nothing")
-            name = ".".join((component, *path))
-            if want != got:
-                lines.append(f"  {name}: expected {want}, got {got}")
-            elif not _fits(leaves[path]):
-                unfit.append(name)
-    if lines:
+        for key, shape in names.tensor_shapes(build_layers(component, config)).items():
+            keys[component, key] = name = names.flax_name(key, component)
+            expected[name] = shape
+    got = {name: names.to_torch_shape(array.shape) for name, array in arrays.items()}
+    if lines := [
+        f"  {name}: expected {expected.get(name, 'nothing')}, got {got.get(name, 'nothing')}"
+        for name in expected | got
+        if expected.get(name) != got.get(name)
+    ]:
         raise CheckpointError(
             "the params do not fit the config (PyTorch shapes):\n" + "\n".join(lines)
         )
-    if unfit:
+    if unfit := [name for name in expected if not _is_storable(arrays[name])]:
         raise CheckpointError(
             f"params must be finite and of {', '.join(DTYPES.values())}, got others in "
             f"{', '.join(unfit)}"
         )
+    return {key: arrays[name] for key, name in keys.items()}
 
 
-def _fits(leaf: Any) -> bool:
-    array = np.asarray(leaf)
+def _is_storable(array: np.ndarray) -> bool:
     return array.dtype.name in DTYPES.values() and bool(np.isfinite(array.astype("f4")).all())
-
-
-def _walk(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if not isinstance(tree, Mapping):
-        yield path, tree
-        return
-    for word, branch in tree.items():
-        yield from _walk(branch, (*path, word))
-
-
-def _by_name(
-    params: Params, component: Component, config: AutoencoderTinyConfig, format: KeyFormat
-) -> dict[str, np.ndarray]:
-    """Return name in a file -> tensor of one component."""
-    tensors, leaves = {}, dict(_walk(params))
-    for key in names.tensor_shapes(build_layers(component, config)):
-        array = np.asarray(leaves[names.flax_path(key)])
-        name = names.file_name(key, component, format)
-        tensors[name] = array if format == "flax" else names.to_torch(array)
-    return tensors
 
 
 def _comfyui_scalars(config: AutoencoderTinyConfig) -> dict[str, np.ndarray]:

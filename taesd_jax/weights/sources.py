@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..config import VARIANTS
+from ..config import DIFFUSERS_CLASS, VARIANTS
 from ..errors import CheckpointError, CheckpointNotFoundError
 from ..model.layers import COMPONENTS, Component
-from .files import CONFIG_FILE, DIFFUSERS_FILE
+from .files import CONFIG_FILE, DIFFUSERS_FILE, read_json
 from .hub import download_checkpoint
 
 PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".pkl")
-HUB_OWNER = "madebyollin"
 # The small model, thumbnails for the published ones, and a sample photograph.
 BUNDLED = Path(__file__).parents[1] / "bundled"
 SMALL = "small"
 
+_HUB_OWNER = "madebyollin"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_DIFFUSERS_STEM = Path(DIFFUSERS_FILE).stem
 
 
-class Files(NamedTuple):
+class SourceFiles(NamedTuple):
     """The files of one checkpoint.
 
     Attributes:
@@ -36,76 +38,72 @@ class Files(NamedTuple):
     config: Path | None
     variant: str
 
+    @property
+    def are_pickles(self) -> bool:
+        """Whether they are PyTorch's files, by their names."""
+        return self.weights[0].suffix.lower() in PICKLES
 
-def find_files(source: str | os.PathLike[str], *, subfolder: str | None = "", **hub: Any) -> Files:
-    """Find the files that `source` stands for; what is on disk comes before the hub.
+
+def find_files(source: str | os.PathLike[str], *, subfolder: str, **hub: Any) -> SourceFiles:
+    """Find the safetensors files that `source` stands for; what is on disk comes before the hub.
 
     Args:
-        source: A file; `PATH` for `PATH_encoder.safetensors` and `PATH_decoder.safetensors`, of
-            which one may be absent; a folder; a hub id "owner/name"; a variant's name; or "small",
-            the model bundled with this package.
-        subfolder: Folder inside the folder or hub repository.
+        source: As in `load`.
+        subfolder: As in `load`.
         **hub: Passed to `huggingface_hub.hf_hub_download`.
 
     Raises:
         CheckpointNotFoundError: There is none; the message lists what was expected.
-        CheckpointError: It is a PyTorch pickle, or a folder without a checkpoint.
+        CheckpointError: It is a PyTorch pickle, or a folder with several checkpoints.
     """
-    try:
-        return _find(os.fspath(source), subfolder or "", hub)
-    except CheckpointError:
-        raise
-    except (RuntimeError, OSError, ValueError) as error:  # the name is not a valid path
-        raise CheckpointNotFoundError(f"no checkpoint {source!r}: {error}") from error
-
-
-def _find(name: str, subfolder: str, hub: dict[str, Any]) -> Files:
-    path = Path(name).expanduser()
-    is_folder, is_file = path.is_dir(), path.is_file()
-    bundled = name == SMALL and not any(path.glob("*.safetensors"))
-    if is_folder and not bundled:
-        return _find_in_folder(path / subfolder)
-    if path.suffix.lower() in PICKLES or pickles(path):
-        if path.exists() or pickles(path):
-            raise CheckpointError(
-                f"{name} is a PyTorch pickle, which is not loaded here; with torch installed run "
-                f"`taesd-jax convert {name} {path.with_suffix('')}.safetensors`"
-            )
-        raise CheckpointNotFoundError(f"no such file: {name}")
-    if is_file:
-        # A diffusers folder has the config beside the weights.
-        config = path.with_name(CONFIG_FILE)
-        known = path.name == DIFFUSERS_FILE and config.is_file()
-        variant = variant_from_name(path.stem) or (known and variant_from_name(path.parent.name))
-        return Files([path], config if known else None, variant or "")
-    pair = [file for component in COMPONENTS if (file := pair_file(path, component)).is_file()]
-    if pair:
-        return Files(pair, None, variant_from_name(path.name))
+    if files := find_local(source, subfolder):
+        if files.are_pickles:
+            raise CheckpointError(_pickle_advice(source, files.weights))
+        return files
+    name = os.fspath(source)
     if name == SMALL:
-        return Files([BUNDLED / f"{SMALL}.safetensors"], None, "")
-    if name in VARIANTS:
-        name = f"{HUB_OWNER}/{name}"
-    looks_local = path.suffix == ".safetensors" or name.startswith((".", "/", "~", "\\"))
-    if _HUB_ID.fullmatch(name) and not looks_local:
-        weights, config = download_checkpoint(name, subfolder, hub)
-        return Files(weights, config, variant_from_name(name.split("/")[1]))
+        return SourceFiles([BUNDLED / f"{SMALL}.safetensors"], None, "")
+    repo = f"{_HUB_OWNER}/{name}" if name in VARIANTS else name
+    if _HUB_ID.fullmatch(repo) and Path(name).suffix not in (".safetensors", *PICKLES):
+        weights, config = download_checkpoint(repo, subfolder, hub)
+        return SourceFiles(weights, config, variant_from_name(repo.split("/")[1]))
     raise CheckpointNotFoundError(
-        f"no checkpoint {name!r}: expected a file, a folder, a pair {pair_file(path, 'encoder')} "
-        f"and {pair_file(path, 'decoder')}, a hub id 'owner/name', or one of "
+        f"no checkpoint {name!r}: expected a file, a folder, a pair {name}_encoder.safetensors and "
+        f"{name}_decoder.safetensors, a hub id 'owner/name', or one of "
         f"{', '.join((SMALL, *VARIANTS))}"
     )
 
 
-def pair_file(path: Path, component: Component, suffix: str = ".safetensors") -> Path:
+def find_local(source: str | os.PathLike[str], subfolder: str = "") -> SourceFiles | None:
+    """Find the files on disk that `source` stands for, PyTorch's too; None where there are none.
+
+    Raises:
+        CheckpointNotFoundError: It is a folder without a checkpoint, or no path.
+        CheckpointError: It is a folder with several checkpoints.
+    """
+    try:
+        path = Path(source).expanduser()
+        if path.is_dir() and not (source == SMALL and not any(path.glob("*.safetensors"))):
+            return _find_in_folder(path / subfolder)
+        if path.is_file():
+            variant = variant_from_name(path.stem)
+            if path.stem.startswith(_DIFFUSERS_STEM):
+                variant = variant or variant_from_name(path.parent.name)
+            return SourceFiles([path], _config_beside(path), variant)
+        for suffix in (".safetensors", ".pth"):
+            pair = [p for name in COMPONENTS if (p := pair_file(path, name, suffix)).is_file()]
+            if pair:
+                return SourceFiles(pair, _config_beside(pair[0]), variant_from_name(path.name))
+        return None
+    except CheckpointError:
+        raise
+    except (RuntimeError, OSError, ValueError) as error:  # the name is not a valid path
+        raise CheckpointNotFoundError(f"no checkpoint {os.fspath(source)!r}: {error}") from error
+
+
+def pair_file(path: Path, component: Component, suffix: str) -> Path:
     """Return the file of one component of the pair that `path` stands for."""
     return path.with_name(f"{path.name}_{component}{suffix}")
-
-
-def pickles(path: Path) -> list[Path]:
-    """Return the PyTorch files of the pair that `path` stands for, if it has no safetensors."""
-    if not path.name or any(pair_file(path, component).is_file() for component in COMPONENTS):
-        return []
-    return [p for component in COMPONENTS if (p := pair_file(path, component, ".pth")).is_file()]
 
 
 def variant_from_name(name: str) -> str:
@@ -130,22 +128,45 @@ def missing_file(source: str, component: Component) -> str:
     return f"load a checkpoint with {component} tensors"
 
 
-def _find_in_folder(folder: Path) -> Files:
-    config = folder / CONFIG_FILE
-    config = config if config.is_file() else None
-    variant = variant_from_name(folder.name)
-    if (weights := folder / DIFFUSERS_FILE).is_file():
-        return Files([weights], config, variant)
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    stems = {re.sub(r"_(encoder|decoder)$", "", file.stem) for file in files}
-    if len(files) == 1 or (len(files) == 2 and len(stems) == 1):
-        return Files(files, config, variant_from_name(stems.pop()) or variant)
-    if not files:
-        others = folder.glob("*") if folder.is_dir() else []
-        torch = [file.name for file in others if file.suffix.lower() in PICKLES]
-        hint = f"; {', '.join(sorted(torch))} are PyTorch pickles, name one" if torch else ""
-        raise CheckpointNotFoundError(
-            f"no checkpoint in {folder}: expected {DIFFUSERS_FILE} or one *.safetensors{hint}"
-        )
-    names = ", ".join(file.name for file in files)
-    raise CheckpointError(f"several checkpoints in {folder}: {names}; name one of them")
+def _find_in_folder(folder: Path) -> SourceFiles:
+    for suffixes in ((".safetensors",), PICKLES):
+        files = sorted(f for f in folder.glob("*") if f.suffix.lower() in suffixes)
+        files = [f for f in files if f.stem == _DIFFUSERS_STEM] or files
+        stems = {_pair_stem(file) for file in files}
+        if len(files) == 1 or (len(files) == 2 and len(stems) == 1):
+            variant = variant_from_name(stems.pop()) or variant_from_name(folder.name)
+            return SourceFiles(files, _config_beside(files[0]), variant)
+        if files:
+            names = ", ".join(file.name for file in files)
+            raise CheckpointError(f"several checkpoints in {folder}: {names}; name one of them")
+    raise CheckpointNotFoundError(
+        f"no checkpoint in {folder}: expected {DIFFUSERS_FILE} or one *.safetensors"
+    )
+
+
+def _pair_stem(file: Path) -> str:
+    return re.sub(r"_(encoder|decoder)$", "", file.stem)
+
+
+def _config_beside(file: Path) -> Path | None:
+    """Return the config.json in the folder of a file, if it is about this file."""
+    config = file.with_name(CONFIG_FILE)
+    if not config.is_file():
+        return None
+    if file.stem.startswith(_DIFFUSERS_STEM):
+        return config
+    try:
+        is_ours = read_json(config).get("_class_name") == DIFFUSERS_CLASS
+    except CheckpointError:
+        is_ours = False
+    return config if is_ours else None
+
+
+def _pickle_advice(source: str | os.PathLike[str], files: list[Path]) -> str:
+    # No other tool reads a file of this name as its own.
+    target = files[0].with_name(f"{_pair_stem(files[0])}-flax.safetensors")
+    command = shlex.join(("taesd-jax", "convert", os.fspath(source), str(target)))
+    return (
+        f"{', '.join(map(str, files))}: a PyTorch pickle, which is not loaded here; with torch "
+        f"installed run `{command}`, then load {target}"
+    )

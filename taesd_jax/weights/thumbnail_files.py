@@ -1,21 +1,22 @@
-"""Files of thumbnails: the heads of many decoders, each found by the decoder it was fitted to."""
+"""Files of thumbnails: the heads of many decoders, looked up by the values of the decoder."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from ..errors import CheckpointError
 from ..io.files import locked, resolve_target, write_files
 from ..model.layers import Params
 from . import sources
-from .files import check_digest, parse_json, read_header, read_tensors, to_bytes
+from .files import parse_json, read_header, read_tensors, to_bytes
 from .names import Shape
 
 BUNDLED_FILE = sources.BUNDLED / "thumbnails.safetensors"
@@ -88,7 +89,7 @@ def save_thumbnails(
     """
     path = resolve_target(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Of two concurrent writers, the second adds to the first one's file.
+    # The second of two concurrent writers adds to the first one's file.
     with locked(path.parent):
         entries = check_entry(path, params, name)
         if not params.get("thumbnails"):
@@ -136,8 +137,7 @@ def read_thumbnails(path: str | os.PathLike[str]) -> dict[str, Entry]:
         raise CheckpointError(f"{path}: not a file that `taesd-jax fit-thumbnails` wrote")
     if (size := 4 * sum(map(math.prod, header.shapes.values()))) > MAX_BYTES:
         raise CheckpointError(f"{path}: expected at most {MAX_BYTES} bytes, got {size}")
-    tensors = read_tensors(path, list(header.shapes))
-    check_digest(path, header, tensors)
+    tensors = read_tensors(path, header)
     if bad := [name for name, t in tensors.items() if not np.isfinite(t.astype("f4")).all()]:
         raise CheckpointError(f"{path}: thumbnails with NaN or infinity: {', '.join(bad[:5])}")
     entries = {}
@@ -151,7 +151,14 @@ def read_thumbnails(path: str | os.PathLike[str]) -> dict[str, Entry]:
 
 def fingerprint_of(decoder_params: Params) -> np.ndarray:
     """Return (tensors, 2): the norm of each tensor and its projection on a fixed wave."""
-    return np.asarray(list(_fingerprint(decoder_params)), np.float32)
+    rows = []
+    for leaf in jax.tree.leaves(decoder_params):
+        values = np.asarray(leaf).astype(np.float64).ravel()
+        # The projection on a wave of rising frequency differs between tensors of equal norm, such
+        # as mirrored, permuted or noisy ones.
+        wave = np.sqrt(2) * np.cos(0.618 * np.arange(values.size) ** 2)
+        rows.append((np.linalg.norm(values), values @ wave))
+    return np.asarray(rows, np.float32)
 
 
 def _is_entry(entry: Mapping[str, Mapping[str, str]], shapes: Mapping[str, Shape]) -> bool:
@@ -167,18 +174,6 @@ def _is_entry(entry: Mapping[str, Mapping[str, str]], shapes: Mapping[str, Shape
         and head["bias"] == head["kernel"][3:]
         for head in heads.values()
     )
-
-
-def _fingerprint(tree: Any) -> Iterator[tuple[float, float]]:
-    if isinstance(tree, Mapping):
-        for name in sorted(tree):
-            yield from _fingerprint(tree[name])
-        return
-    values = np.asarray(tree).astype(np.float64).ravel()
-    # A wave of rising frequency is like noise: the projection on it tells apart tensors of equal
-    # norm, such as mirrored, permuted or noisy ones.
-    wave = np.sqrt(2) * np.cos(0.618 * np.arange(values.size) ** 2)
-    yield float(np.linalg.norm(values)), float(values @ wave)
 
 
 def _agree(a: np.ndarray, b: np.ndarray) -> bool:

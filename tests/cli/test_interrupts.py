@@ -14,7 +14,7 @@ from models import SMALL, random_model
 
 import taesd_jax
 from taesd_jax import cli
-from taesd_jax.io import write_image
+from taesd_jax.io import read_image, write_image
 
 pytestmark = pytest.mark.process
 
@@ -32,7 +32,7 @@ def work(working_folder):
 TERMINAL = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from taesd_jax import cli
+from taesd_jax import autoencoder, cli
 print("imported", file=sys.stderr, flush=True)
 cli.run()
 """
@@ -72,10 +72,26 @@ def test_ctrl_c(name, long_work):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130, (seconds, err)
+    assert err.splitlines()[-1] == "taesd-jax: interrupted", seconds
     assert "Traceback" not in err, seconds
     left = {path.name for path in set(long_work.rglob("*")) - before}
     assert not [name for name in left if name.startswith("out") or name.endswith(".tmp")], left
     assert not list(long_work.glob("run/model*"))
+
+
+@pytest.mark.parametrize("module", ["argparse", "numpy", "jaxlib._jax", "jax._src.core", "flax"])
+def test_ctrl_c_while_python_imports(module, work):
+    # -X importtime tells each import on stderr when it is done.
+    command = [sys.executable, "-X", "importtime", "-c", TERMINAL.replace("autoencoder, ", "")]
+    command += ["info", "model.safetensors"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    lines = iter(process.stderr.readline, "")
+    next(line for line in lines if line.strip() == "imported")
+    next(line for line in lines if line.endswith(f" {module}\n") or module == "argparse")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    err = [line for line in err.splitlines() if not line.startswith("import time:")]
+    assert (process.returncode, out, err) == (130, "", ["taesd-jax: interrupted"])
 
 
 def test_an_interrupted_decode_goes_on(work, capsys):
@@ -172,6 +188,39 @@ def test_output_that_goes_nowhere(arguments, work):
             _, err = process.communicate(timeout=60)
         assert (process.returncode, err.count("\n")) == (1, 1)
         assert "No space left" in err
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(closed, work):
+    command = "roundtrip image-0.png --model model.safetensors -o out.png"
+    shell = f"exec {sys.executable} -m taesd_jax {command} {closed}"
+    done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("PSNR" in done.stdout) == (">&-" not in closed.replace("2>&-", ""))
+    assert read_image("out.png").shape == (40, 80, 3)
+    shell = f"exec {sys.executable} -m taesd_jax info nothing {closed}"
+    assert subprocess.run(["sh", "-c", shell], capture_output=True, check=False).returncode == 1
+
+
+@pytest.mark.parametrize("flags", [["--version"], ["--help"], ["explode"], []])
+def test_help_needs_no_jax(flags, work):
+    code = "import sys; from taesd_jax.cli import main\n"
+    code += f"try: main({flags})\nexcept SystemExit: assert 'numpy' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_names_with_escape_codes(work, capsys):
+    os.rename("image-0.png", "\x1b[31mred\x9b.png")
+    assert cli.main(["roundtrip", "*red*.png", "--model", "model.safetensors"]) == 0
+    assert cli.main(["info", "\x1b[31m\r.safetensors"]) == 1
+    assert cli.main(["compare", "model.safetensors", "--images", "\x1b[31mred\x9b.png"]) == 0
+    for option in ("--\x1b[31m", "\x1b[31m"):
+        with pytest.raises(SystemExit):
+            cli.main(["encode", "x", option, "--model", "model.safetensors", "--x"])
+    out, err = capsys.readouterr()
+    assert "\\x1b[31mred\\x9b.png" in out
+    assert not {"\x1b", "\x9b", "\r"} & {*out, *err}
 
 
 def test_names_that_the_terminal_cannot_show(work):

@@ -1,4 +1,4 @@
-"""A decoder as ONNX, by jax2onnx, gives the same picture in ONNX Runtime."""
+"""A decoder as ONNX, by jax2onnx, gives the same image in ONNX Runtime."""
 
 import jax
 import numpy as np
@@ -8,7 +8,7 @@ from models import ROUNDING, SMALL, latent, random_model
 import taesd_jax
 
 to_onnx = pytest.importorskip("jax2onnx").to_onnx
-# jax2onnx and what it imports warn of their own doings, and promote dtypes.
+# jax2onnx and its imports warn, and promote dtypes.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -17,7 +17,7 @@ def test_a_decoder_runs_in_onnx_runtime():
 
     params, config = random_model(SMALL)
     z = latent(config, (6, 5))
-    want = np.asarray(taesd_jax.decode(params, z, config=config))
+    expected = np.asarray(taesd_jax.decode(params, z, config=config))
 
     def decode(latent):
         return taesd_jax.decode(params, latent, config=config)
@@ -28,5 +28,5 @@ def test_a_decoder_runs_in_onnx_runtime():
     jax.clear_caches()
     session = onnxruntime.InferenceSession(model.SerializeToString())
     (image,) = session.run(None, {session.get_inputs()[0].name: z})
-    np.testing.assert_allclose(image, want, atol=ROUNDING, rtol=0)
-    np.testing.assert_array_equal(decode(z), want)
+    np.testing.assert_allclose(image, expected, atol=ROUNDING, rtol=0)
+    np.testing.assert_array_equal(decode(z), expected)

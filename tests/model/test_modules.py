@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from flax.traverse_util import flatten_dict
 from models import NARROWING, NARROWING_IN_BLOCKS, image, latent, random_model, random_states
 
 import taesd_jax
@@ -13,7 +14,7 @@ from taesd_jax.model.blocks import Block
 from taesd_jax.model.convolutions import Conv, UpsampleConv
 from taesd_jax.model.functional import abstract_params
 from taesd_jax.model.layers import COMPONENTS, build_layers
-from taesd_jax.weights.names import flax_path, tensor_shapes, to_torch_shape
+from taesd_jax.weights.names import flax_name, tensor_shapes, to_torch_shape
 
 torch = pytest.importorskip("torch")
 reference = pytest.importorskip("reference")
@@ -21,7 +22,7 @@ to_numpy, to_torch = reference.to_numpy, reference.to_torch
 
 pytestmark = pytest.mark.oracle
 
-# Float32 sums in another order: 5e-5 is the promise on pictures of [-1, 1]. Random decoders give
+# Float32 sums in another order: 5e-5 is the promise on images of [-1, 1]. Random decoders give
 # outputs of up to 23, and roundings of up to 4e-6 of the largest (seen on two processors).
 FLOAT32, OF_LARGEST = 5e-5, 7e-6
 # One convolution of 64 channels: 576 products of about 1.
@@ -150,11 +151,11 @@ def test_modules_have_the_tensors_that_the_layer_list_names(name):
     config = CONFIGS[name]
     for component in COMPONENTS:
         named = {
-            flax_path(key): shape
+            flax_name(key, component): shape
             for key, shape in tensor_shapes(build_layers(component, config)).items()
         }
-        leaves = jax.tree_util.tree_leaves_with_path(abstract_params(component, config))
-        built = {tuple(k.key for k in path): to_torch_shape(leaf.shape) for path, leaf in leaves}
+        leaves = flatten_dict({component: abstract_params(component, config)}, sep=".")
+        built = {name: to_torch_shape(leaf.shape) for name, leaf in leaves.items()}
         assert built == named
 
 

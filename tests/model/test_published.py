@@ -18,7 +18,7 @@ convert = pytest.importorskip("taesd_jax.convert")
 
 pytestmark = [pytest.mark.slow, pytest.mark.oracle, pytest.mark.weights]
 
-# The promise for [-1, 1] pictures in float32; latents reach about 10, so theirs is by scale.
+# The promise for [-1, 1] images in float32; latents reach about 10, so theirs is by scale.
 FLOAT32 = 5e-5
 # PyTorch's own error in bfloat16 against float32, times this.
 BFLOAT16 = 1.2

@@ -61,7 +61,7 @@ def vae():
 
 
 def test_text_to_image_decodes_with_the_tiny_model(keras_models, backbone, vae):
-    from taesd_jax.pipelines import replace_vae
+    from taesd_jax.pipelines.keras_hub import replace_vae
 
     task = keras_models.StableDiffusion3TextToImage(backbone=backbone, preprocessor=None)
     noise = jax.random.normal(jax.random.key(0), (2, *task.latent_shape[1:]))
@@ -81,7 +81,7 @@ def test_text_to_image_decodes_with_the_tiny_model(keras_models, backbone, vae):
 
 
 def test_image_to_image_encodes_with_the_tiny_model(keras_models, backbone, vae):
-    from taesd_jax.pipelines import replace_vae
+    from taesd_jax.pipelines.keras_hub import replace_vae
 
     task = keras_models.StableDiffusion3ImageToImage(backbone=backbone, preprocessor=None)
     replace_vae(task, vae)
@@ -97,7 +97,7 @@ def test_image_to_image_encodes_with_the_tiny_model(keras_models, backbone, vae)
 
 
 def test_refusals(keras_models, backbone, vae):
-    from taesd_jax.pipelines import replace_vae
+    from taesd_jax.pipelines.keras_hub import replace_vae
 
     with pytest.raises(TypeError, match="StableDiffusion3 tasks, got int"):
         replace_vae(1, vae)

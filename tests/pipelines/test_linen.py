@@ -12,6 +12,7 @@ from models import SHORT, image, latent, random_model
 
 from taesd_jax import VARIANTS, AutoencoderTiny
 from taesd_jax.pipelines import FlaxAutoencoderTiny
+from taesd_jax.pipelines.maxdiffusion import replace_vae, with_base
 
 PROMPTS = ["a photograph of a cat", "a dog"]
 # The pipelines round to 8 bits nowhere: what remains is fusion inside their own jit.
@@ -176,25 +177,44 @@ def test_image_to_image(parts, tiny):
 
 
 @pytest.mark.oracle
-def test_a_pipeline_folder(parts, tiny, tmp_path):
+def test_a_pipeline_is_saved_and_opened_with_the_tiny_model(parts, tiny, tmp_path):
     import diffusers
 
-    pipe, params, vae = pipeline("FlaxStableDiffusionPipeline", parts, tiny)
-    pipe.vae = None
-    pipe.tokenizer = None
-    pipe.save_pretrained(tmp_path, params)
-    vae.save_pretrained(tmp_path / "vae", params["vae"])
-    loaded, again = diffusers.FlaxStableDiffusionPipeline.from_pretrained(
-        tmp_path, vae=None, tokenizer=None, safety_checker=None, feature_extractor=None
+    modules, params = parts
+    full = diffusers.FlaxAutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(32,) * 4,
     )
-    loaded.vae, again["vae"] = FlaxAutoencoderTiny.from_pretrained(tmp_path, subfolder="vae")
-    jax.tree.map(np.testing.assert_array_equal, again["vae"], params["vae"])
-    assert loaded.vae.architecture.architecture == vae.architecture.architecture
-    loaded.tokenizer = Tokenizer()
-    ids = loaded.prepare_inputs(PROMPTS[:1])
-    again["scheduler"] = params["scheduler"]
-    images = loaded(ids, again, jax.random.key(1), 1, 64, 64).images
-    assert images.shape == (1, 64, 64, 3)
+    pipe = diffusers.FlaxStableDiffusionPipeline(vae=full, **modules | {"tokenizer": None})
+    params = params | {}
+    replace_vae(pipe, params, AutoencoderTiny(tiny[1], tiny[0].architecture))
+    pipe.save_pretrained(tmp_path, params)
+    opened = diffusers.AutoencoderTiny.from_pretrained(tmp_path / "vae")
+    assert opened.config.latent_channels == SHORT.latent_channels
+    options = {"tokenizer": None, "safety_checker": None, "feature_extractor": None}
+    vae, vae_params = FlaxAutoencoderTiny.from_pretrained(tmp_path, subfolder="vae")
+    jax.tree.map(np.testing.assert_array_equal, vae_params, params["vae"])
+    for given in (None, with_base(vae, diffusers.FlaxModelMixin)):
+        loaded, again = diffusers.FlaxStableDiffusionPipeline.from_pretrained(
+            tmp_path, vae=given, **options
+        )
+        replace_vae(loaded, again, AutoencoderTiny(vae_params, vae.architecture))
+        loaded.tokenizer = Tokenizer()
+        ids = loaded.prepare_inputs(PROMPTS[:1])
+        again["scheduler"] = params["scheduler"]
+        images = loaded(ids, again, jax.random.key(1), 1, 64, 64).images
+        assert images.shape == (1, 64, 64, 3)
+    # What was opened with a module is saved and opened again.
+    loaded.tokenizer = None
+    loaded.save_pretrained(tmp_path / "again", again)
+    vae, vae_params = FlaxAutoencoderTiny.from_pretrained(tmp_path / "again" / "vae")
+    jax.tree.map(np.testing.assert_array_equal, vae_params, params["vae"])
+    given = with_base(vae, diffusers.FlaxModelMixin)
+    loaded, _ = diffusers.FlaxStableDiffusionPipeline.from_pretrained(
+        tmp_path / "again", vae=given, **options
+    )
+    assert loaded.vae is given
 
 
 def decoded(tiny, z):

@@ -12,7 +12,7 @@ from taesd_jax import VARIANTS, Full, Strips, Tiles, decode, encode, iter_decode
 # One block a stage: all kinds of layers, and little to compile.
 SHORT = SMALL.replace(num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1))
 # At sizes of a few rows XLA's CPU backend takes other products for other shapes. Float32 results of
-# random models of about 1 then differ by rounding; at the sizes of pictures they are equal.
+# random models of about 1 then differ by rounding; at the sizes of photographs they are equal.
 ROUNDING = 2e-5
 # No full stages.
 IN_ROWS = Strips(0, 4)

@@ -125,8 +125,8 @@ def renamed(raw, rng):
     """Give a tensor the name of a path, of a control sequence, or of nothing."""
     header, data = split(raw)
     names = ("../../etc/passwd", "/dev/null", "", "\x1b[2J\x00", "9" * 400 + ".weight", "0..weight")
-    found = header.pop(str(rng.choice(tensors_of(header))))
-    return join(header | {names[rng.integers(len(names))]: found}, data)
+    tensor = header.pop(str(rng.choice(tensors_of(header))))
+    return join(header | {names[rng.integers(len(names))]: tensor}, data)
 
 
 def dropped(raw, rng):
@@ -145,15 +145,15 @@ MUTATIONS = (
 def outcome(path):
     """Load a file: the checkpoint, or the CheckpointError; whatever else is raised is a fault."""
     try:
-        found = taesd_jax.load(path)
+        checkpoint = taesd_jax.load(path)
     except CheckpointError as error:
         return error
-    leaves = list(walk(found.params))
+    leaves = list(walk(checkpoint.params))
     assert leaves
     assert all(np.isfinite(leaf.astype("f4")).all() for leaf in leaves)
     # It is whole: what it says it is can be written again.
-    taesd_jax.weights.serialise(found.params, found.config, format="flax")
-    return found
+    taesd_jax.weights.serialise(checkpoint.params, checkpoint.config, format="flax")
+    return checkpoint
 
 
 def walk(tree):

@@ -17,7 +17,7 @@ class Hub:
         faults: Repository -> what goes wrong with its files, one for each request of content;
             "always X" for all of them.
         requests: (method, path) of each request.
-        statements: File -> digest that is stated instead of its own.
+        statements: File -> digest sent in place of the true one.
         after: File -> what is called when its content was asked for.
     """
 
@@ -62,23 +62,23 @@ class Hub:
 
     def answer(self, request, *, body):
         self.requests.append((request.command, request.path))
-        found = _RESOLVE.fullmatch(request.path.split("?")[0])
-        commits = self.repos.get(found["repo"]) if found else None
+        match = _RESOLVE.fullmatch(request.path.split("?")[0])
+        commits = self.repos.get(match["repo"]) if match else None
         if commits is None:
             # What the hub says of a repository that is private, or not there.
             return self.refuse(request, 401, "RepoNotFound")
-        commit = list(commits)[-1] if found["revision"] == "main" else found["revision"]
+        commit = list(commits)[-1] if match["revision"] == "main" else match["revision"]
         if commit not in commits:
             return self.refuse(request, 404, "RevisionNotFound")
-        if found["file"] not in commits[commit]:
+        if match["file"] not in commits[commit]:
             return self.refuse(request, 404, "EntryNotFound")
-        content = commits[commit][found["file"]]
+        content = commits[commit][match["file"]]
         if body:
-            self.after.get(found["file"], lambda: None)()
-        fault = self.next_fault(found["repo"], body)
+            self.after.get(match["file"], lambda: None)()
+        fault = self.next_fault(match["repo"], body)
         if fault.isdigit():
             return self.refuse(request, int(fault), "GatedRepo" if fault == "403" else "")
-        return self.send(request, found["file"], content, commit, fault, body)
+        return self.send(request, match["file"], content, commit, fault, body)
 
     def next_fault(self, repo, body):
         faults = self.faults.get(repo, [])

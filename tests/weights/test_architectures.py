@@ -27,9 +27,9 @@ from taesd_jax import (
 @pytest.mark.parametrize("name", list(CONFIGS))
 def test_the_architecture_is_read_from_names_and_shapes(name, format):
     config = CONFIGS[name]
-    params, got, found = assemble(named(random_states(config), format))
+    params, got, format_read = assemble(named(random_states(config), format))
     assert got == config.architecture
-    assert found == format
+    assert format_read == format
     assert same(params, random_model(config)[0])
 
 
@@ -37,8 +37,8 @@ def test_the_architecture_is_read_from_names_and_shapes(name, format):
 @pytest.mark.parametrize("component", ["encoder", "decoder"])
 def test_one_component_is_recognised_alone(name, component):
     config = CONFIGS[name]
-    params, got, found = assemble(random_state(component, config))
-    assert found == "original"
+    params, got, format_read = assemble(random_state(component, config))
+    assert format_read == "original"
     assert list(params) == [component]
     prefix = f"num_{component}", f"{component}_", "latent", "pool"
     fields = [f for f in config.to_dict() if f.startswith(prefix)]
@@ -62,13 +62,13 @@ def test_every_wrong_tensor_is_listed_at_once():
     lines = str(error.value).split("\n")
     assert "taesd or taesdxl" in lines[0]
     # Each with its name; a wrong shape with both shapes.
-    wanted = [
+    patterns = [
         r"decoder 3\.conv\.0\.bias.*\(64,\).*\(63,\)",
         r"decoder 5\.conv\.2\.weight.*missing",
         r"encoder 0\.bias.*missing",
         r"encoder 3\.conv\.6\.weight.*unexpected",
     ]
-    for line, pattern in zip(sorted(lines[1:]), wanted, strict=True):
+    for line, pattern in zip(sorted(lines[1:]), patterns, strict=True):
         assert re.search(pattern, line)
 
 

@@ -24,7 +24,7 @@ from taesd_jax import (
     VARIANTS,
     CheckpointError,
 )
-from taesd_jax.weights.names import PREFIXES, file_name, flax_path, to_torch
+from taesd_jax.weights.names import PREFIXES, file_name, flax_name, to_torch
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
@@ -87,8 +87,8 @@ def test_names_of_every_scheme():
         "flax": "decoder.layers_3.conv_0.kernel",
     }
     assert file_name(key, "encoder", "diffusers") == "encoder.layers.3.conv.0.weight"
-    assert flax_path("3.pool.1.weight") == ("layers_3", "pool_1", "scale")
-    assert flax_path("12.skip.weight") == ("layers_12", "skip", "kernel")
+    assert flax_name("3.pool.1.weight", "encoder") == "encoder.layers_3.pool_1.scale"
+    assert flax_name("12.skip.weight", "decoder") == "decoder.layers_12.skip.kernel"
 
 
 def test_flax_files_hold_the_names_of_the_params(tmp_path):
@@ -176,13 +176,13 @@ def test_params_that_do_not_fit_are_not_written(tmp_path):
     with pytest.raises(CheckpointError, match="params") as error:
         taesd_jax.save(tmp_path / "x", params, config)
     # Every one with its name and what is there in place of what.
-    wanted = [
+    expected = [
         ("encoder.layers_0.kernel", "(8, 3, 3, 3)"),
         ("encoder.layers_0.bias", "(8,)"),
         ("decoder.layers_1.bias", "(8,)", "(5,)"),
         ("decoder.layers_99.bias", "(2,)"),
     ]
-    for line, words in zip(str(error.value).split("\n")[1:], wanted, strict=True):
+    for line, words in zip(str(error.value).split("\n")[1:], expected, strict=True):
         assert all(word in line for word in words), line
     with pytest.raises(CheckpointError, match="'encoder' or 'decoder'"):
         taesd_jax.save(tmp_path / "x", {}, config)

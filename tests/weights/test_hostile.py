@@ -60,10 +60,10 @@ def test_what_we_wrote_is_itself_or_an_error(mutate, ours, tmp_path):
     @given(seed=st.integers(0, 2**32 - 1))
     def run(seed):
         path.write_bytes(mutate(raw, np.random.default_rng(seed)))
-        found = outcome(path)
-        if not isinstance(found, CheckpointError):
-            assert same_bits(found.params, whole.params)
-            assert found.config == whole.config
+        result = outcome(path)
+        if not isinstance(result, CheckpointError):
+            assert same_bits(result.params, whole.params)
+            assert result.config == whole.config
 
     run()
 
@@ -113,11 +113,11 @@ def folder(tmp_path_factory):
 def test_any_config(changes, folder):
     path, fields = folder
     (path / "config.json").write_text(json.dumps(fields | changes))
-    found = outcome(path)
-    if not isinstance(found, CheckpointError):
+    result = outcome(path)
+    if not isinstance(result, CheckpointError):
         # The tensors still decide what the model is.
-        assert found.config.latent_channels == SMALL.latent_channels
-        assert found.config.decoder_block_out_channels == SMALL.decoder_block_out_channels
+        assert result.config.latent_channels == SMALL.latent_channels
+        assert result.config.decoder_block_out_channels == SMALL.decoder_block_out_channels
 
 
 @pytest.mark.parametrize(

@@ -66,15 +66,15 @@ def offline(hub):
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """Return the files of two diffusers folders, with what tells them apart."""
-    found = []
+    contents = []
     for seed in (0, 1):
         folder = tmp_path_factory.mktemp("model")
         params, config = random_model(SMALL, seed)
         taesd_jax.save(folder, params, config)
         files = {path.name: path.read_bytes() for path in folder.iterdir()}
         bias = params["decoder"]["layers_1"]["bias"]
-        found.append((files, {"sum": float(np.sum(bias, dtype=np.float64))}))
-    return found
+        contents.append((files, {"sum": float(np.sum(bias, dtype=np.float64))}))
+    return contents
 
 
 @pytest.fixture
@@ -97,26 +97,26 @@ def test_first_download_cache_and_offline(hub, client, offline, models, place):
 
 
 def test_what_is_not_there(hub, client, models, place):
-    found = client.load("some/nothing", **place)
-    assert found["error"] == "CheckpointNotFoundError"
-    assert "some/nothing" in found["message"]
+    answer = client.load("some/nothing", **place)
+    assert answer["error"] == "CheckpointNotFoundError"
+    assert "some/nothing" in answer["message"]
     hub.publish("some/other", {"README.md": b"x"})
-    found = client.load("some/other", **place)
-    assert found["error"] == "CheckpointNotFoundError"
-    assert FILE in found["message"]
+    answer = client.load("some/other", **place)
+    assert answer["error"] == "CheckpointNotFoundError"
+    assert FILE in answer["message"]
     hub.publish("some/there", models[0][0])
-    found = client.load("some/there", **place, revision="v9")
-    assert found["error"] == "CheckpointNotFoundError"
-    assert "some/there" in found["message"]
-    assert "'v9'" in found["message"]
+    answer = client.load("some/there", **place, revision="v9")
+    assert answer["error"] == "CheckpointNotFoundError"
+    assert "some/there" in answer["message"]
+    assert "'v9'" in answer["message"]
 
 
 def test_what_is_refused(hub, client, models, place):
     hub.publish("some/gated", models[0][0])
     hub.faults["some/gated"] = ["always 403"]
-    found = client.load("some/gated", **place)
-    assert found["error"] == "CheckpointNotFoundError"
-    assert "some/gated is gated" in found["message"]
+    answer = client.load("some/gated", **place)
+    assert answer["error"] == "CheckpointNotFoundError"
+    assert "some/gated is gated" in answer["message"]
 
 
 def test_an_error_of_the_server_passes(hub, client, models, place):
@@ -124,15 +124,15 @@ def test_an_error_of_the_server_passes(hub, client, models, place):
     hub.publish("some/ill", files)
     hub.faults["some/ill"] = ["500"]
     hub.requests.clear()
-    found = client.load("some/ill", **place)
+    answer = client.load("some/ill", **place)
     asked = [path for method, path in hub.requests if method == "GET"]
     # The hub's older clients give up at once, newer ones ask for the same file again.
     if len(asked) > len(set(asked)):
-        assert found == whole
+        assert answer == whole
     else:
-        assert found["error"] == "CheckpointError"
-        assert "some/ill" in found["message"]
-        assert "500" in found["message"]
+        assert answer["error"] == "CheckpointError"
+        assert "some/ill" in answer["message"]
+        assert "500" in answer["message"]
     assert hub.faults["some/ill"] == []
     assert client.load("some/ill", **place) == whole
 

@@ -1,0 +1,145 @@
+"""A tiny autoencoder in the pipelines of MaxDiffusion, and in diffusers' Flax pipelines."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
+
+from ..autoencoder import AutoencoderTiny
+from ..config import VARIANTS, AutoencoderTinyConfig
+from ..model.layers import Params
+from .linen import FlaxAutoencoderTiny
+
+__all__ = ["replace_vae", "with_base"]
+
+# Their files round: 0.3611, 0.13025.
+_SCALE_TOLERANCE = 1e-3
+
+
+def replace_vae(
+    pipeline: Any,
+    params: MutableMapping[str, Any] | None,
+    vae: AutoencoderTiny | str | os.PathLike[str],
+    *,
+    dtype: DTypeLike | None = None,
+    weights_dtype: DTypeLike | None = None,
+) -> None:
+    """Give a pipeline a tiny autoencoder in the place of its VAE, and its params to `params`.
+
+    This sets `pipeline.vae` and `params["vae"]`, or FLUX.1's `params["flux_vae"]`, or Z-Image's
+    `pipeline.vae_params` with a shift of 0. The new params lie on the mesh of those they replace.
+    Call it before states are made and before anything is compiled.
+
+    Args:
+        pipeline: Stable Diffusion, SDXL, FLUX.1 or Z-Image of MaxDiffusion, or one of diffusers'
+            Flax pipelines. FLUX.2 klein gets its VAE in its script, see docs/pipelines.md.
+        params: The dict that came with the pipeline, changed in place; None for Z-Image.
+        vae: A model, or a name or path for `AutoencoderTiny.from_pretrained`.
+        dtype: Dtype of the computation and of the images; that of the replaced VAE by default.
+        weights_dtype: Dtype of the params; that of the replaced ones by default.
+
+    Raises:
+        TypeError: It is another pipeline, or `params` cannot be changed.
+        ValueError: The pipeline's latents are not those of this model.
+    """
+    _check_pipeline(pipeline, params)
+    if not isinstance(vae, AutoencoderTiny):
+        vae = AutoencoderTiny.from_pretrained(vae)
+    if pipeline.vae is not None:
+        _check_latents(pipeline.vae.config, vae.config)
+    key = "flux_vae" if hasattr(pipeline, "flux") else "vae"
+    own_params = hasattr(pipeline, "vae_params")
+    replaced = jax.tree.leaves(pipeline.vae_params if own_params else (params or {}).get(key))
+    if weights_dtype is None:
+        weights_dtype = replaced[0].dtype if replaced else jnp.float32
+    dtype = getattr(pipeline.vae, "dtype", None) if dtype is None else dtype
+    options = {"dtype": dtype, "weights_dtype": weights_dtype}
+    module, vae_params = FlaxAutoencoderTiny.from_model(vae, **options)
+    vae_params = _place_like(vae_params, replaced)
+    pipeline.vae = with_base(module, _model_base(pipeline))
+    if own_params:
+        pipeline.vae_params, pipeline.vae_shift_factor = vae_params, 0.0
+        pipeline._jitted_decoder = None  # it holds the shift that it was compiled with
+    elif params is not None:
+        params[key] = vae_params
+
+
+def with_base(vae: FlaxAutoencoderTiny, base: type) -> FlaxAutoencoderTiny:
+    """Return a module that is an instance of `base` too, for pipelines that check.
+
+    Pipelines of diffusers and MaxDiffusion save only modules of their `FlaxModelMixin`, and take
+    only such in `from_pretrained(vae=)`.
+
+    Args:
+        vae: The module.
+        base: `diffusers.FlaxModelMixin` or `maxdiffusion.FlaxModelMixin`.
+    """
+    # A saved pipeline lists the class of its VAE, and is opened if the library has that name.
+    kind = type("FlaxAutoencoderKL", (type(vae), base), {"__module__": base.__module__})
+    module = object.__new__(kind)
+    module.__dict__.update(vae.__dict__)
+    return module
+
+
+def _check_pipeline(pipeline: Any, params: Any) -> None:
+    name = type(pipeline).__name__
+    if hasattr(pipeline, "_jitted_vae_decode"):
+        raise TypeError(
+            f"{name} takes the params of its VAE with each call: make module and params in its "
+            f"script, as docs/pipelines.md shows"
+        )
+    if not hasattr(pipeline, "vae"):
+        raise TypeError(f"pipeline must have a vae, got {name}")
+    if isinstance(pipeline.vae, nnx.Module):
+        raise TypeError(f"the VAE of {name} is an NNX module; only Linen VAEs can be replaced")
+    if not hasattr(pipeline, "vae_params") and not isinstance(params, MutableMapping):
+        raise TypeError(
+            f"params must be the dict that came with the pipeline, got {type(params).__name__}"
+        )
+
+
+def _check_latents(theirs: Any, config: AutoencoderTinyConfig) -> None:
+    """Raise ValueError unless latents of the VAE of config `theirs` are those of our config."""
+    channels, stages = theirs.latent_channels, len(theirs.block_out_channels)
+    # A module of ours has scale 1 in place of the raw scale.
+    scale = getattr(theirs, "raw_latent_scale", None) or getattr(theirs, "scaling_factor", None)
+
+    def fits(ours: AutoencoderTinyConfig) -> bool:
+        raw = ours.raw_latent_scale
+        same = (channels, 2 ** (stages - 1)) == (ours.latent_channels, ours.spatial_factor)
+        alike = raw is None or scale is None or math.isclose(raw, scale, rel_tol=_SCALE_TOLERANCE)
+        return same and alike
+
+    if not fits(config):
+        fitting = [name for name, variant in VARIANTS.items() if fits(variant)]
+        name = config.variant or "this model"
+        raise ValueError(
+            f"the pipeline's latents have {channels} channels, 1/{2 ** (stages - 1)} of the size "
+            f"and scale {scale}; {name} has {config.latent_channels}, 1/{config.spatial_factor} "
+            f"and {config.raw_latent_scale}; use {' or '.join(fitting) or 'a model made for it'}"
+        )
+
+
+def _place_like(params: Params, replaced: list[Any]) -> Params:
+    sharding = getattr(replaced[0], "sharding", None) if replaced else None
+    if not isinstance(sharding, NamedSharding):
+        return params
+    return jax.device_put(params, NamedSharding(sharding.mesh, PartitionSpec()))
+
+
+def _model_base(pipeline: Any) -> type:
+    """Return `FlaxModelMixin` of the library of a pipeline."""
+    for kind in type(pipeline).__mro__:
+        library = sys.modules.get(kind.__module__.partition(".")[0])
+        if isinstance(base := getattr(library, "FlaxModelMixin", None), type):
+            return base
+    return object
