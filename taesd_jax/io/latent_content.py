@@ -12,11 +12,9 @@ import numpy as np
 
 from ..config import AutoencoderTinyConfig
 from ..errors import MediaFileError
+from .latent_fields import FIELDS
 from .latent_png import read_png
 
-# Names of the fields that `write_latent` stores beside the array.
-FIELDS = ("image_size", "data_format", "latent_space", "config", "model", "encoder_sha256",
-          "software")  # fmt: skip
 SAFETENSORS = (".safetensors", ".latent")
 TORCH = (".pt", ".pth")
 READABLE = (".npy", ".npz", *SAFETENSORS, ".png", *TORCH)
