@@ -125,7 +125,7 @@ def _select_name(names: Iterable[str], path: Path, key: str | None) -> str:
     if len(candidates) != 1:
         raise MediaFileError(
             f"{path}: expected one array or one named {key or 'latent'!r}, got {names}; "
-            f"name one with --key"
+            f"name one with key (--key)"
         )
     return candidates[0]
 

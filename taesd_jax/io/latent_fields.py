@@ -58,7 +58,7 @@ def check_model(
     Raises:
         MediaFileError: A model of another latent space made the latents.
     """
-    if "config" not in fields:
+    if fields.get("latent_space") != "model" or "config" not in fields:
         return
     maker = AutoencoderTinyConfig.from_dict(json.loads(fields["config"]))
     name = fields.get("model") or maker.variant or "another model"

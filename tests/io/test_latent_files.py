@@ -157,8 +157,8 @@ def test_pickled_arrays_run_nothing(tmp_path):
         '{"latent_channels": 4.0}',
         '{"latent_channels": 12}',
         '{"latent_channels": -4}',
-        '{"config": "[]"}',
-        '{"config": {}}',
+        '{"latent_space": "model", "config": "[]"}',
+        '{"latent_space": "model", "config": {}}',
         '{"magnitude": 0}',
         '{"shift": "x"}',
         '{"image_size": [1]}',
@@ -253,6 +253,14 @@ def test_files_without_fields_are_read(tmp_path):
         again, size = read_latent(tmp_path / name, config=TAESD)
         np.testing.assert_array_equal(again, latent)
         assert size == (20, 40)
+
+
+def test_metadata_of_other_programs_is_not_ours(tmp_path):
+    from safetensors.numpy import save_file
+
+    metadata = {"config": "anything", "model": "theirs"}
+    save_file({"x": random_latent(4)}, tmp_path / "x.safetensors", metadata=metadata)
+    assert read_latent(tmp_path / "x.safetensors", config=TAESD).image_size == (24, 40)
 
 
 def test_axes_are_told_by_the_number_of_channels(tmp_path):
