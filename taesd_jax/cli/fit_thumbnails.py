@@ -47,7 +47,7 @@ def add_fit_thumbnails_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_fit_thumbnails(args: argparse.Namespace) -> int:
-    """Fit heads for small images, see decode --scale, and add them to a file."""
+    """Fit the heads that make thumbnails, see decode --scale, and add them to a file."""
     held_out = expand(args.held_out)
     excluded = {real_path(path) for path in held_out}
     paths = [path for path in expand(args.images) if real_path(path) not in excluded]
