@@ -21,6 +21,8 @@ READABLE = (".npy", ".npz", *SAFETENSORS, ".png", *TORCH)
 # An archive may unpack to so many bytes, or to so many times its size.
 _MAX_UNPACKED = 64 * 2**20
 _MAX_EXPANSION = 8
+# Names in a message; a checkpoint given as a latent has a hundred.
+_MAX_SHOWN = 8
 # ComfyUI's LoadLatent divides files without the name below by this; the others are unscaled.
 _COMFYUI, _COMFYUI_UNSCALED, _COMFYUI_SCALE = "latent_tensor", "latent_format_version_0", 0.18215
 # kohya's sd-scripts: latents or latents_HxW in .npz, latents_HxW_DTYPE in .safetensors.
@@ -123,9 +125,10 @@ def _select_name(names: Iterable[str], path: Path, key: str | None) -> str:
         kohya = [name for name in names if (m := _KOHYA.fullmatch(name)) and not m["flipped"]]
         candidates = known[:1] or kohya or names
     if len(candidates) != 1:
+        shown = ", ".join(names[:_MAX_SHOWN]) + (", ..." if len(names) > _MAX_SHOWN else "")
         raise MediaFileError(
-            f"{path}: expected one array or one named {key or 'latent'!r}, got {names}; "
-            f"name one with key (--key)"
+            f"{path}: expected one array or one named {key or 'latent'!r}, got {len(names)}: "
+            f"{shown}; name one with key (--key)"
         )
     return candidates[0]
 
