@@ -55,9 +55,11 @@ def read_content(path: Path, *, config: AutoencoderTinyConfig, key: str | None) 
             writes.
 
     Raises:
+        FileNotFoundError: There is no such file.
         MediaFileError: The file has no such array, or unpacks to far more than its size.
         Exception: Of any kind, for broken files.
     """
+    path.stat()  # a missing file is no broken one
     match path.suffix.lower():
         case ".npy":
             return Content(np.load(path, mmap_mode="r", allow_pickle=False), {})
@@ -107,8 +109,12 @@ def _read_torch(path: Path, config: AutoencoderTinyConfig, key: str | None) -> C
         raise MediaFileError(
             f"{path}: expected a tensor or a dict of tensors, saved by torch.save"
         ) from error
-    tensors = content if isinstance(content, dict) else {"": content}
-    tensors = {str(k): v.detach() for k, v in tensors.items() if isinstance(v, torch.Tensor)}
+    named = content if isinstance(content, dict) else {"": content}
+    tensors = {
+        str(name): tensor.detach()
+        for name, tensor in named.items()
+        if isinstance(tensor, torch.Tensor) and tensor.is_floating_point()
+    }
     name = _select_name(tensors, path, key)
     # A tensor may repeat few stored values many times.
     _check_size(path, tensors[name].numel() * 4)
