@@ -33,7 +33,7 @@ def load_pth(source: str | os.PathLike[str]) -> weights.Checkpoint:
         CheckpointNotFoundError: There is no such file.
         CheckpointError: It is not a state dict of this family, or it would run code.
     """
-    files = find_local(source)
+    files = find_local(Path(source))
     if files is None:
         raise CheckpointNotFoundError(
             f"no such file: {source}, {source}_encoder.pth or {source}_decoder.pth"

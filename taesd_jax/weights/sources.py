@@ -74,7 +74,7 @@ def find_files(source: str | os.PathLike[str], *, subfolder: str, **hub: Any) ->
         try:
             return _download(f"{_HUB_OWNER}/{name}", subfolder, hub)
         except CheckpointNotFoundError as error:
-            raise CheckpointNotFoundError(f"{error}; what is on disk is ./{name}") from error
+            raise CheckpointNotFoundError(f"{error}{_path_hint(name)}") from error
     if Path(name).suffix.lower() in (".safetensors", *PICKLES):
         raise CheckpointNotFoundError(f"no such file: {name!r}")
     if _HUB_ID.fullmatch(name):
@@ -220,6 +220,13 @@ def _config_beside(file: Path) -> Path | None:
     except CheckpointError:
         is_ours = False
     return config if is_ours else None
+
+
+def _path_hint(name: str) -> str:
+    try:
+        return f"; for the model on disk write ./{name}" if find_local(f"./{name}") else ""
+    except CheckpointError:
+        return ""
 
 
 def _pickle_advice(source: str | os.PathLike[str], files: list[Path]) -> str:

@@ -181,6 +181,7 @@ def test_the_command_reads_and_writes_pth(working_folder, capsys):
     assert main(["convert", "./taef2", "taef2.safetensors"]) == 0
     assert "taef2.safetensors: flax from original" in capsys.readouterr().out
     assert same(taesd_jax.load("taef2.safetensors").params, params)
+    assert same(convert.load_pth("taef2").params, params)  # nothing but paths are read here
     assert main(["convert", "taef2.safetensors", "again", "--to", "pth"]) == 0
     assert same(convert.load_pth("again").params, params)
     assert main(["info", "again_decoder.pth"]) == 0

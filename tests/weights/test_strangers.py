@@ -169,7 +169,7 @@ class TestNames:
         assert same(taesd_jax.load("./taesd").params, other)
         assert same(taesd_jax.load(Path("taesd")).params, other)
         with pytest.raises(
-            CheckpointNotFoundError, match=r"madebyollin/taesd.*on disk is \./taesd"
+            CheckpointNotFoundError, match=r"madebyollin/taesd.*on disk write \./taesd"
         ):
             taesd_jax.load("taesd", cache_dir="empty", local_files_only=True)
 
