@@ -8,6 +8,7 @@ import glob
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -23,8 +24,8 @@ from .. import weights
 from ..autoencoder import AutoencoderTiny
 from ..config import VARIANTS
 from ..errors import CheckpointError, MediaFileError, describe_error, escape_controls, one_line
-from ..io.files import check_regular
-from ..io.images import read_image
+from ..io.files import check_regular, command_of
+from ..io.images import IMAGE_SUFFIXES, read_image
 from ..model.layers import Component
 from ..weights.sources import find_local
 
@@ -32,6 +33,9 @@ MODEL_HELP = (
     "a safetensors file; PATH for PATH_encoder.safetensors and PATH_decoder.safetensors; a folder; "
     "a hub id; one of " + ", ".join(VARIANTS) + "; or small, which comes with this package"
 )
+IMAGES_HELP = "image files, folders or glob patterns"
+# Endings of this command's results, which folders and patterns leave out.
+_RESULTS = (".latent.png", ".decoded.png", ".roundtrip.png")
 LONGEST_HELP = "longest side in pixels; larger images are resized to it (default: %(default)s)"
 
 
@@ -87,28 +91,68 @@ def model_on_device(args: argparse.Namespace, *components: Component) -> Iterato
         yield vae
 
 
-def expand(patterns: list[str], *, skip: tuple[str, ...] = ()) -> list[Path]:
-    """Expand paths and glob patterns into files, each listed once.
+def expand_images(sources: list[str]) -> list[Path]:
+    """Expand `sources` into image files: files, folders with their subfolders, and patterns.
 
-    Args:
-        patterns: Paths and patterns.
-        skip: Endings that patterns do not match, such as those of our own results.
+    Folders and patterns leave out latents and the results of `decode` and `roundtrip`.
+
+    Raises:
+        MediaFileError: A source has no images.
+    """
+    return _expand(sources, _list_images, lambda path: not _is_result(path))
+
+
+def expand(sources: list[str]) -> list[Path]:
+    """Expand `sources` into files: paths, of any kind, and patterns.
 
     Raises:
         MediaFileError: A pattern matches nothing.
     """
-    files: dict[str, Path] = {}
-    for pattern in patterns:
-        path = Path(pattern)
-        matches = [path]
-        if glob.has_magic(pattern) and not path.exists():
-            matches = [Path(p) for p in sorted(glob.glob(pattern, recursive=True))]
-            matches = [p for p in matches if not p.name.endswith(skip)]
+    return _expand(sources, lambda path: [path], lambda path: True)
+
+
+def _expand(
+    sources: list[str],
+    list_path: Callable[[Path], list[Path]],
+    is_wanted: Callable[[Path], bool],
+) -> list[Path]:
+    files: dict[object, Path] = {}
+    for source in sources:
+        path = Path(source)
+        if glob.has_magic(source) and not path.exists():
+            matches = map(Path, sorted(glob.glob(source, recursive=True)))
+            matches = [match for match in matches if is_wanted(match)]
+        else:
+            matches = list_path(path)
         if not matches:
-            raise MediaFileError(f"no file matches {pattern!r}")
+            raise MediaFileError(f"no file matches {source!r}")
         for match in matches:
-            files.setdefault(real_path(match), match)
+            first = files.setdefault(_identity(match), match)
+            if os.path.abspath(first) != os.path.abspath(match):
+                message = f"{match} and {first} are one file; {match} is left out"
+                warnings.warn(message, stacklevel=1)
     return list(files.values())
+
+
+def _list_images(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES]
+    return [file for file in files if file.is_file() and not _is_result(file)]
+
+
+def _is_result(path: Path) -> bool:
+    """Return whether a file is no photograph but a result of this command."""
+    return path.name.endswith(_RESULTS) or command_of(path) in ("encode", "roundtrip")
+
+
+def _identity(path: Path) -> object:
+    """Return what two names of one file have in common."""
+    try:
+        status = path.stat()
+    except OSError:  # there is none, or a loop of links
+        return os.path.abspath(path)
+    return status.st_dev, status.st_ino
 
 
 def read_resized(paths: list[Path], longest: int, shortest: int) -> Iterator[np.ndarray]:
@@ -131,11 +175,6 @@ def read_resized(paths: list[Path], longest: int, shortest: int) -> Iterator[np.
             size = [max(round(side * longest / max(h, w)), shortest) for side in (h, w)]
             image = np.asarray(jax.image.resize(image, (*size, 3), "lanczos3")).clip(-1, 1)
         yield image
-
-
-def real_path(path: Path) -> str:
-    """Resolve all links; unlike `Path.resolve` this does not raise on a loop of links."""
-    return os.path.realpath(path)
 
 
 def say(line: str) -> None:

@@ -15,6 +15,8 @@ from .files import reading, write_files
 # Formats that keep the size of every image and, except for losses and GIF's palette, its colours.
 _WRITABLE = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "SGI", "TGA", "TIFF",
              "WEBP")  # fmt: skip
+# Of the files that are taken from a folder.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".avif", ".gif")
 # EXIF tag, and formats that hold EXIF when written by Pillow.
 _SOFTWARE = 0x0131
 _WITH_EXIF = ("AVIF", "JPEG", "PNG", "TIFF", "WEBP")

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import MediaFileError
+from ..io.images import IMAGE_SUFFIXES as SUFFIXES
 from ..io.images import from_uint8, read_pixels, to_uint8
 from .recipe import Recipe
 
 # Marks the folder of a trained component.
 RECIPE_FILE = "recipe.json"
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".avif", ".gif")
 
 # YIQ: Rec. 601 luma, and two axes of colour.
 _TO_YIQ = np.array(
