@@ -19,7 +19,7 @@ from taesd_jax.config import AutoencoderTinyConfig
 from taesd_jax.io.images import pad_image, read_image
 from taesd_jax.model.functional import bind
 from taesd_jax.model.layers import COMPONENTS, Component, Layer, Params, build_layers
-from taesd_jax.model.modules import Decoder, Encoder, apply_layer
+from taesd_jax.model.modules import Network, apply_layer
 
 from .state_dicts import to_array, to_tensor
 from .torch_modules import TorchAutoencoderTiny
@@ -174,7 +174,7 @@ def _compare(
     return rows, _to_nhwc(expected)
 
 
-def _compiled(module: Encoder | Decoder, layer: Layer) -> Callable[[jax.Array], jax.Array]:
+def _compiled(module: Network, layer: Layer) -> Callable[[jax.Array], jax.Array]:
     """Return one layer of a module as a function; equal layers share a compiled program."""
     if layer.kind == "clamp":
         return jax.jit(lambda x: apply_layer(module, layer, x))

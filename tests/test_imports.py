@@ -25,7 +25,7 @@ ORDER = [
     {"config"},
     {"io", "kernels", "metrics"},
     {"model"},
-    {"weights", "latents"},
+    {"weights", "latents", "surface"},
     {"strategies"},
     {"autoencoder"},
     {"exporting", "pipelines", "previews"},
@@ -43,12 +43,13 @@ INSIDE = {
         {"fitting"},
     ],
     "strategies": [
-        {"strategy", "sharding"},
+        {"strategy", "sharding", "placement"},
         {"geometry"},
         {"memory", "parts"},
         {"strips", "tiles"},
         {"run", "iterators"},
         {"planner"},
+        {"compilation"},
     ],
 }
 PACKAGES = [

@@ -48,7 +48,7 @@ def add_fit_thumbnails_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_fit_thumbnails(args: argparse.Namespace) -> int:
-    """Fit heads for small images, see decode --scale, and add them to a file."""
+    """Fit the heads that make thumbnails, see decode --scale, and add them to a file."""
     held_out = expand_images(args.held_out)
     excluded = {os.path.realpath(path) for path in held_out}
     paths = [p for p in expand_images(args.images) if os.path.realpath(p) not in excluded]

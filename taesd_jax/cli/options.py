@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import glob
-import os
+import itertools
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -24,8 +23,9 @@ from .. import weights
 from ..autoencoder import AutoencoderTiny
 from ..config import VARIANTS
 from ..errors import CheckpointError, MediaFileError, describe_error, escape_controls, one_line
-from ..io.files import check_regular, command_of
-from ..io.images import IMAGE_SUFFIXES, read_image
+from ..io.files import check_regular
+from ..io.images import read_image
+from ..io.listing import drop_repeated, find_images, is_list
 from ..model.layers import Component
 from ..weights.sources import find_local
 
@@ -34,8 +34,6 @@ MODEL_HELP = (
     "a hub id; one of " + ", ".join(VARIANTS) + "; or small, which comes with this package"
 )
 IMAGES_HELP = "image files, folders or glob patterns"
-# Endings of this command's results, which folders and patterns leave out.
-_RESULTS = (".latent.png", ".decoded.png", ".roundtrip.png")
 LONGEST_HELP = "longest side in pixels; larger images are resized to it (default: %(default)s)"
 
 
@@ -92,67 +90,30 @@ def model_on_device(args: argparse.Namespace, *components: Component) -> Iterato
 
 
 def expand_images(sources: list[str]) -> list[Path]:
-    """Expand `sources` into image files: files, folders with their subfolders, and patterns.
-
-    Folders and patterns leave out latents and the results of `decode` and `roundtrip`.
+    """List the files of image files, folders and patterns, each once.
 
     Raises:
-        MediaFileError: A source has no images.
+        MediaFileError: A folder or pattern has no images.
     """
-    return _expand(sources, _list_images, lambda path: not _is_result(path))
+    return drop_repeated(itertools.chain.from_iterable(map(find_images, sources)))
 
 
 def expand(sources: list[str]) -> list[Path]:
-    """Expand `sources` into files: paths, of any kind, and patterns.
+    """List the files of paths and patterns, each once.
 
     Raises:
         MediaFileError: A pattern matches nothing.
     """
-    return _expand(sources, lambda path: [path], lambda path: True)
-
-
-def _expand(
-    sources: list[str],
-    list_path: Callable[[Path], list[Path]],
-    is_wanted: Callable[[Path], bool],
-) -> list[Path]:
-    files: dict[object, Path] = {}
+    files: list[Path] = []
     for source in sources:
         path = Path(source)
-        if glob.has_magic(source) and not path.exists():
-            matches = map(Path, sorted(glob.glob(source, recursive=True)))
-            matches = [match for match in matches if is_wanted(match)]
-        else:
-            matches = list_path(path)
-        if not matches:
+        found = [path]
+        if is_list(source) and not path.is_dir():
+            found = [Path(name) for name in sorted(glob.glob(source, recursive=True))]
+        if not found:
             raise MediaFileError(f"no file matches {source!r}")
-        for match in matches:
-            first = files.setdefault(_identity(match), match)
-            if os.path.abspath(first) != os.path.abspath(match):
-                message = f"{match} and {first} are one file; {match} is left out"
-                warnings.warn(message, stacklevel=1)
-    return list(files.values())
-
-
-def _list_images(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    files = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES]
-    return [file for file in files if file.is_file() and not _is_result(file)]
-
-
-def _is_result(path: Path) -> bool:
-    """Return whether a file is no photograph but a result of this command."""
-    return path.name.endswith(_RESULTS) or command_of(path) in ("encode", "roundtrip")
-
-
-def _identity(path: Path) -> object:
-    """Return what two names of one file have in common."""
-    try:
-        status = path.stat()
-    except OSError:  # there is none, or a loop of links
-        return os.path.abspath(path)
-    return status.st_dev, status.st_ino
+        files += found
+    return drop_repeated(files)
 
 
 def read_resized(paths: list[Path], longest: int, shortest: int) -> Iterator[np.ndarray]:

@@ -15,11 +15,11 @@ from jax.sharding import Mesh
 from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
 from ..errors import MediaFileError, TrainingError
+from ..io.listing import RECIPE_FILE
 from ..model.layers import COMPONENTS, Component
-from ..training import Recipe, RunOptions, list_images
-from ..training.crops import RECIPE_FILE
+from ..training import LOSSES, Recipe, RunOptions, list_images, new_student, train
 from ..training.recipe import DTYPES, OPTIMIZERS
-from ..training.registry import LOSSES
+from ..training.trainer import check_installed
 from ..weights.sources import pair_file
 from .options import MODEL_HELP, load_vae, say
 from .outputs import add_overwrite, check_not_inputs, check_outputs, file_name
@@ -64,11 +64,7 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_train(args: argparse.Namespace) -> int:
     """Train a tiny encoder or decoder to match a larger model, or fine-tune one."""
-    try:
-        from ..training import train
-    except ImportError as error:
-        raise TrainingError(str(error)) from error
-
+    check_installed()
     fields: dict[str, Any] = {f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe)}
     fields["losses"] = _parse_losses(args.losses)
     recipe = Recipe(**fields)
@@ -107,8 +103,6 @@ def _load_models(
     args: argparse.Namespace, recipe: Recipe
 ) -> tuple[AutoencoderTiny, AutoencoderTiny]:
     """Return the student and the teacher."""
-    from ..training import new_student
-
     component = recipe.component
     init = load_vae(args.init) if args.init else None
     teacher = load_vae(args.teacher) if args.teacher else init or load_vae("taesd")

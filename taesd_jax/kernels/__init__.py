@@ -3,6 +3,7 @@
 from .choice import count_multiprocessors
 from .forms import Convolve, ConvSpec, Padding, activation, conv_in_float32, convolve
 from .fused_conv import fused_conv
+from .kernel_gradients import conv_fast_kernel_grad
 from .rounding import is_half, round_to, upcast, wide_dtype
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Convolve",
     "Padding",
     "activation",
+    "conv_fast_kernel_grad",
     "conv_in_float32",
     "convolve",
     "count_multiprocessors",

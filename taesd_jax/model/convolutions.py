@@ -134,7 +134,7 @@ class UpsampleConv(nnx.Module):
         spec = ConvSpec(
             padding=_pad(3, rows=pad_rows, columns=pad_columns),
             upsample=True,
-            # Of a context twice enlarged the convolution needs one pixel.
+            # The convolution needs one pixel of a context that is enlarged twice.
             crop=(int(not pad_rows), int(not pad_columns)),
             multiprocessors=multiprocessors,
         )

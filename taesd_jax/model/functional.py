@@ -15,8 +15,8 @@ from jax.typing import DTypeLike
 
 from ..config import AutoencoderTinyConfig
 from .layers import COMPONENTS, Component, Params
-from .modules import Decoder, Encoder
-from .validation import check_dtype, check_out_dtype
+from .modules import Network
+from .validation import check_dtype, check_input, check_out_dtype, check_scale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,6 @@ class Computation:
         dtype: Dtype of the computation.
         out_dtype: Dtype of the result, "uint8" for images of 8 bits.
         scale: 1, or the scale of a decoder's thumbnails.
-        remat: Whether the backward pass computes each block anew.
         multiprocessors: Of the Hopper GPU whose kernels may serve; 0 for none.
     """
 
@@ -38,7 +37,6 @@ class Computation:
     dtype: str
     out_dtype: str
     scale: float = 1
-    remat: bool = False
     multiprocessors: int = 0
 
     @classmethod
@@ -51,26 +49,32 @@ class Computation:
         dtype: DTypeLike | None = None,
         out_dtype: DTypeLike | None = None,
         scale: float = 1,
-        remat: bool = False,
     ) -> Computation:
-        """Describe the computation for input x; the dtypes are x's unless told otherwise.
+        """Check an input and describe its computation; the dtypes are x's unless told otherwise.
 
         Raises:
-            TypeError: `dtype` is not a floating-point dtype, or `out_dtype` neither that nor uint8.
+            ValueError: As `check_input` and `check_scale`.
+            TypeError: As `check_input`; `dtype` is not floating point, or `out_dtype` neither that
+                nor uint8.
         """
-        dtype = jax.dtypes.canonicalize_dtype(x.dtype) if dtype is None else dtype
+        check_input(component, x, config)
+        scale = check_scale(scale, component, config)
+        if dtype is None:
+            dtype = jax.dtypes.canonicalize_dtype(x.dtype.newbyteorder("="))
         result_dtype = compute_dtype = check_dtype(dtype)
         if config.force_upcast:
             compute_dtype = "float32"
         if out_dtype is not None:
             result_dtype = check_out_dtype(out_dtype)
-        return cls(component, config.architecture, compute_dtype, result_dtype, scale, remat)
+        return cls(component, config.architecture, compute_dtype, result_dtype, scale)
 
 
-def apply(component_params: Params, x: jax.Array, computation: Computation) -> jax.Array:
+def apply(
+    component_params: Params, x: jax.Array, computation: Computation, *, remat: bool = False
+) -> jax.Array:
     """Run a component on whole images or latents; not compiled, and x is not checked."""
     module = bind(component_params, computation.component, computation.config)
-    options = {"remat": computation.remat, "multiprocessors": computation.multiprocessors}
+    options: dict[str, Any] = {"remat": remat, "multiprocessors": computation.multiprocessors}
     return finish(module(x.astype(computation.dtype), **options), computation)
 
 
@@ -81,6 +85,7 @@ def finish(y: jax.Array, computation: Computation) -> jax.Array:
     return y.astype(computation.out_dtype)
 
 
+@jax.jit
 def quantize(images: jax.Array) -> jax.Array:
     """Map [-1, 1] to 8 bits by rounding, as `io.images.to_uint8` does, where the images lie.
 
@@ -103,14 +108,11 @@ def init(
     Returns:
         {"encoder": ..., "decoder": ...}, nested dicts with string keys.
     """
-    keys = dict(zip(COMPONENTS, jax.random.split(key), strict=True))
-    modules = {
-        component: _module_class(component)(
-            config, param_dtype=dtype, rngs=nnx.Rngs(keys[component])
-        )
-        for component in COMPONENTS
+    networks = {
+        component: Network(component, config, param_dtype=dtype, rngs=nnx.Rngs(key))
+        for component, key in zip(COMPONENTS, jax.random.split(key), strict=True)
     }
-    return {name: nnx.to_pure_dict(nnx.state(module)) for name, module in modules.items()}
+    return {name: nnx.to_pure_dict(nnx.state(network)) for name, network in networks.items()}
 
 
 def abstract_params(component: Component, config: AutoencoderTinyConfig) -> Params:
@@ -118,9 +120,7 @@ def abstract_params(component: Component, config: AutoencoderTinyConfig) -> Para
     return nnx.to_pure_dict(_abstract(component, config)[1])
 
 
-def bind(
-    component_params: Params, component: Component, config: AutoencoderTinyConfig
-) -> Encoder | Decoder:
+def bind(component_params: Params, component: Component, config: AutoencoderTinyConfig) -> Network:
     """Return the Flax module of a component with the given params.
 
     Raises:
@@ -149,14 +149,9 @@ def _plain(tree: Any) -> Any:
     return {key: _plain(branch) for key, branch in tree.items()}
 
 
-def _module_class(component: Component) -> type[Encoder] | type[Decoder]:
-    return Encoder if component == "encoder" else Decoder
-
-
 @functools.lru_cache(maxsize=64)
 def _abstract(component: Component, config: AutoencoderTinyConfig) -> tuple[Any, Any]:
-    make = _module_class(component)
-    return nnx.split(nnx.eval_shape(lambda: make(config, rngs=nnx.Rngs(0))))
+    return nnx.split(nnx.eval_shape(lambda: Network(component, config, rngs=nnx.Rngs(0))))
 
 
 def _check_params(params: Params, expected: Params, component: Component) -> None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from numbers import Real
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,38 +17,11 @@ from ..config import AutoencoderTinyConfig
 from ..kernels import ConvSpec, fused_conv, round_to, wide_dtype
 from .blocks import apply_conv
 from .functional import Computation, bind, finish
-from .layers import Layer, Params, num_stages, split_layers
-from .modules import Decoder, apply_layer
+from .layers import Layer, Params, scales_of, split_layers, thumbnail_name
+from .modules import apply_layer
 
 # A head's convolution of one feature: a term of a sum, which is rounded once.
 _HEAD_TERM = ConvSpec(rounded=False)
-
-
-def scales_of(config: AutoencoderTinyConfig) -> tuple[float, ...]:
-    """List the scales of thumbnails: the decoder's resolutions below 1, largest first.
-
-    >>> scales_of(AutoencoderTinyConfig())
-    (0.5, 0.25, 0.125)
-    """
-    return tuple(0.5**k for k in range(1, num_stages("decoder", config) + 1))
-
-
-def check_scale(scale: Any, config: AutoencoderTinyConfig) -> float:
-    """Return a scale as a float; raise ValueError unless it is 1 or one of `scales_of`."""
-    scales = scales_of(config)
-    if isinstance(scale, bool) or not isinstance(scale, Real) or scale not in (1, *scales):
-        listed = ", ".join(f"1/{thumbnail_name(s)}" for s in scales)
-        raise ValueError(f"scale must be 1 or one of ({listed}), got {scale!r}")
-    return float(scale)
-
-
-def thumbnail_name(scale: float) -> str:
-    """Return the key of a scale in `params["thumbnails"]`.
-
-    >>> thumbnail_name(1 / 8)
-    '8'
-    """
-    return str(round(1 / scale))
 
 
 def apply_thumbnail(
@@ -93,7 +64,6 @@ def features(
         multiprocessors: As in `Computation`.
     """
     module, x = bind(decoder_params, "decoder", config), latent
-    assert isinstance(module, Decoder)
     layers, start = _layers(config, scale)
     convolve = functools.partial(apply_conv, multiprocessors=multiprocessors)
     for i, layer in enumerate(layers):

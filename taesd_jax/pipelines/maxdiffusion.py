@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import MutableMapping
@@ -15,14 +14,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from ..autoencoder import AutoencoderTiny
-from ..config import VARIANTS, AutoencoderTinyConfig
 from ..model.layers import Params
+from .latent_check import check_latents
 from .linen import FlaxAutoencoderTiny
 
 __all__ = ["replace_vae", "with_base"]
-
-# Their files round: 0.3611, 0.13025.
-_SCALE_TOLERANCE = 1e-3
 
 
 def replace_vae(
@@ -55,7 +51,12 @@ def replace_vae(
     if not isinstance(vae, AutoencoderTiny):
         vae = AutoencoderTiny.from_pretrained(vae)
     if pipeline.vae is not None:
-        _check_latents(pipeline.vae.config, vae.config)
+        theirs = pipeline.vae.config
+        # A module of ours has scale 1 in the place of the raw scale.
+        scale = getattr(theirs, "raw_latent_scale", None) or theirs.scaling_factor
+        factor = 2 ** (len(theirs.block_out_channels) - 1)
+        channels = theirs.latent_channels
+        check_latents(vae.config, channels=channels, spatial_factor=factor, scale=scale)
     key = "flux_vae" if hasattr(pipeline, "flux") else "vae"
     own_params = hasattr(pipeline, "vae_params")
     replaced = jax.tree.leaves(pipeline.vae_params if own_params else (params or {}).get(key))
@@ -104,28 +105,6 @@ def _check_pipeline(pipeline: Any, params: Any) -> None:
     if not hasattr(pipeline, "vae_params") and not isinstance(params, MutableMapping):
         raise TypeError(
             f"params must be the dict that came with the pipeline, got {type(params).__name__}"
-        )
-
-
-def _check_latents(theirs: Any, config: AutoencoderTinyConfig) -> None:
-    """Raise ValueError unless latents of the VAE of config `theirs` are those of our config."""
-    channels, stages = theirs.latent_channels, len(theirs.block_out_channels)
-    # A module of ours has scale 1 in place of the raw scale.
-    scale = getattr(theirs, "raw_latent_scale", None) or getattr(theirs, "scaling_factor", None)
-
-    def fits(ours: AutoencoderTinyConfig) -> bool:
-        raw = ours.raw_latent_scale
-        same = (channels, 2 ** (stages - 1)) == (ours.latent_channels, ours.spatial_factor)
-        alike = raw is None or scale is None or math.isclose(raw, scale, rel_tol=_SCALE_TOLERANCE)
-        return same and alike
-
-    if not fits(config):
-        fitting = [name for name, variant in VARIANTS.items() if fits(variant)]
-        name = config.variant or "this model"
-        raise ValueError(
-            f"the pipeline's latents have {channels} channels, 1/{2 ** (stages - 1)} of the size "
-            f"and scale {scale}; {name} has {config.latent_channels}, 1/{config.spatial_factor} "
-            f"and {config.raw_latent_scale}; use {' or '.join(fitting) or 'a model made for it'}"
         )
 
 

@@ -16,14 +16,15 @@ from ..config import AutoencoderTinyConfig
 from ..kernels import is_half
 from ..model.functional import Computation
 from ..model.layers import Component, num_stages
+from ..model.validation import check_count
 from .memory import estimate_bytes
+from .placement import device_of, is_sharded, is_traced
 from .run import run
-from .sharding import device_of, is_sharded, is_traced
 from .strategy import Full, Strategy, Strips, Tiles, min_full_stages, resolve_strategy
 
 # Below this many pixels a CPU's caches hold the activations anyway.
 _SMALL_IMAGE = 192 * 192
-# Of all the memory of a device, what temporaries may take by default.
+# Share of all the memory of a device that temporaries may take by default.
 _SHARE = 1 / 8
 # Where a host does not say how much memory it has: 4 GiB.
 _UNKNOWN_MEMORY = 2**32
@@ -64,7 +65,8 @@ class Limits:
         split_batch: Whether the planner may run the images of a batch one after another.
 
     Raises:
-        TypeError: The budget is not a number of bytes.
+        TypeError: The budget is not an integer.
+        ValueError: It is negative.
     """
 
     budget: int | None = None
@@ -73,11 +75,8 @@ class Limits:
     split_batch: bool = True
 
     def __post_init__(self):
-        budget = self.budget
-        if budget is None:
-            return
-        if isinstance(budget, bool) or not isinstance(budget, int) or budget < 0:
-            raise TypeError(f"memory_budget must be a number of bytes, got {budget!r}")
+        if self.budget is not None:
+            check_count("memory_budget", self.budget, least=0)
 
 
 def plan(params: Any, x: Any, computation: Computation, limits: Limits) -> Execution:
@@ -114,7 +113,7 @@ def _in_context(
 ) -> Limits:
     """Add what follows from the computation and from where the input lies."""
     sharded, budget, only = is_sharded(x), limits.budget, limits.only
-    if computation.scale != 1 or (only is None and (sharded or computation.remat)):
+    if computation.scale != 1 or (only is None and sharded):
         only = Full()
     if budget is None and only is None and not traced:
         budget = default_budget(device_of(x, params))

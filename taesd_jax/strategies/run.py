@@ -7,7 +7,6 @@ import functools
 from typing import Any
 
 import jax
-import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding
 from jax.typing import ArrayLike, DTypeLike
@@ -15,16 +14,18 @@ from jax.typing import ArrayLike, DTypeLike
 from ..config import AutoencoderTinyConfig
 from ..kernels import count_multiprocessors, is_half
 from ..model.functional import Computation, Params, apply, bind, finish, select_component
-from ..model.thumbnails import apply_thumbnail, check_scale, select_head
-from ..model.validation import check_count, check_image, check_latent
+from ..model.inputs import check_values
+from ..model.thumbnails import apply_thumbnail, select_head
+from ..model.validation import check_count
 from .geometry import Geometry
-from .parts import copy_native, run_full_stages
-from .sharding import (
+from .parts import run_full_stages
+from .placement import (
     batch_sharding,
     by_device,
     device_of,
     is_sharded,
     is_traced,
+    place,
     with_auto_axes,
 )
 from .strategy import Full, Strategy, Strips, Tiles, resolve_strategy
@@ -40,33 +41,26 @@ def encode(
     strategy: Strategy | None = None,
     batch_size: int | None = None,
     dtype: DTypeLike | None = None,
-    remat: bool = False,
 ) -> jax.Array:
     """Encode images into latents in model space.
 
-    Sides that `config.spatial_factor` does not divide are rounded up, as PyTorch does. Every
-    strategy gives the same latents: the same bits on a CPU, except for images a few latents wide or
-    tall, where XLA sums in another order.
+    Sides that `config.spatial_factor` does not divide are rounded up, as PyTorch does.
 
     Args:
         params: Nested dict with the key "encoder"; its dtype is free, see `dtype`.
-        images: Floating point (n, h, w, 3) in [-1, 1].
+        images: Floating point (n, h, w, 3) in [-1, 1]. The range of NumPy arrays is checked; arrays
+            on a device are not waited for, and those of somebody's jit have no values yet.
         config: Architecture.
-        strategy: `Full()`, `Strips()` or `Tiles()`; None is `Full()`.
+        strategy: As for `decode`.
         batch_size: Images computed at a time, with every strategy; None for all of them.
-        dtype: Dtype of the computation and of the result; the images' by default. With
-            `config.force_upcast` the computation is float32 and only the result has this dtype.
-        remat: Recompute each block in the backward pass instead of storing its activations; a GPU
-            or TPU then needs less memory, while XLA's CPU compiler merges the two again. It has no
-            effect on strips and tiles.
+        dtype: As for `decode`; with `config.force_upcast` the latents still have it.
 
     Returns:
         Latents (n, ceil(h / 8), ceil(w / 8), z); 32 in place of 8 for taesana.
 
     Raises:
-        ValueError: The images have the wrong rank, channels or size, params or strategy do not fit
-            config, or batch_size is not positive.
-        TypeError: The images are not floating point, or an argument has the wrong type.
+        ValueError: As for `decode`, or the values of a NumPy array are far outside [-1, 1].
+        TypeError: As for `decode`.
 
     >>> import jax.numpy as jnp
     >>> from taesd_jax import VARIANTS, init
@@ -75,8 +69,7 @@ def encode(
     >>> encode(params, jnp.zeros((1, 64, 48, 3)), config=config).shape
     (1, 8, 6, 4)
     """
-    check_image(images, config)
-    computation = Computation.of("encoder", images, config=config, dtype=dtype, remat=remat)
+    computation = Computation.of("encoder", images, config=config, dtype=dtype)
     return run(select_params(params, computation), images, computation, strategy, batch_size)
 
 
@@ -90,38 +83,33 @@ def decode(
     scale: float = 1,
     dtype: DTypeLike | None = None,
     out_dtype: DTypeLike | None = None,
-    remat: bool = False,
 ) -> jax.Array:
     """Decode latents in model space into images.
-
-    Every strategy gives the same images: the same bits on a CPU, except for images a few latents
-    wide or tall, where XLA sums in another order.
 
     Args:
         params: Nested dict with the key "decoder"; its dtype is free, see `dtype`. A scale below 1
             needs "thumbnails", which `add_thumbnails` or `fit_thumbnails` brings.
         latents: Floating point (n, h, w, z) with scale 1 and shift 0: what the diffusion model
-            itself sees, not divided by its VAE's scaling factor.
+            itself sees, not divided by its VAE's scaling factor. NumPy arrays are checked, as for
+            `encode`: a warning is given where many values are as large as those of a full VAE.
         config: Architecture.
-        strategy: `Full()`, `Strips()` or `Tiles()`; None is `Full()`.
+        strategy: `Full()`, `Strips()` or `Tiles()`, which give the same images; None is `Full()`.
         batch_size: Latents computed at a time, with every strategy; None for all of them.
-        scale: 1, or 1/2, 1/4 or 1/8 for thumbnails of that size, close to the downsampled images
-            for a part of the work; down to 1/32 in models of that factor. They run in full.
-        dtype: Dtype of the computation; the latents' by default. With `config.force_upcast` the
-            computation is float32 whatever it says.
-        out_dtype: Dtype of the images; by default `dtype`. "uint8" clips them to [-1, 1], maps that
-            to 0 to 255 and rounds to nearest, on the device: a quarter of the bytes on their way to
-            the host. NaN becomes 0.
-        remat: As for `encode`; it has no effect on thumbnails either.
+        scale: 1, or 1/2, 1/4, ... 1 / `config.spatial_factor` for thumbnails of that size, close
+            to the downsampled images for a part of the work. They run in full.
+        dtype: Dtype of the computation and of the result; the input's by default. With
+            `config.force_upcast` the computation is float32 whatever it says.
+        out_dtype: Dtype of the images; by default `dtype`. "uint8" maps [-1, 1] to 0 to 255 on the
+            device, rounded and clipped, NaN to 0: a quarter of the bytes on their way to the host.
 
     Returns:
         Images (n, 8h * scale, 8w * scale, 3) of about [-1, 1], not clipped but for uint8; 32 in
         place of 8 for taesana.
 
     Raises:
-        ValueError: The latents have the wrong rank, channels or size, params or strategy do not fit
+        ValueError: The input has the wrong rank, channels or size, params or strategy do not fit
             config, batch_size is not positive, or there are no thumbnails of that scale.
-        TypeError: The latents are not floating point, or an argument has the wrong type.
+        TypeError: The input is not floating point, or an argument has the wrong type.
 
     >>> import jax.numpy as jnp
     >>> from taesd_jax import VARIANTS, init
@@ -130,10 +118,8 @@ def decode(
     >>> decode(params, jnp.zeros((1, 8, 6, 4)), config=config, strategy=Strips()).shape
     (1, 64, 48, 3)
     """
-    check_latent(latents, config)
-    scale = check_scale(scale, config)
-    options: dict[str, Any] = {"dtype": dtype, "out_dtype": out_dtype, "remat": remat}
-    computation = Computation.of("decoder", latents, config=config, scale=scale, **options)
+    options: dict[str, Any] = {"dtype": dtype, "out_dtype": out_dtype, "scale": scale}
+    computation = Computation.of("decoder", latents, config=config, **options)
     return run(select_params(params, computation), latents, computation, strategy, batch_size)
 
 
@@ -175,11 +161,11 @@ def run(
     if isinstance(strategy, Full) and is_half(computation.dtype):
         count = count_multiprocessors(strategy.kernels)
         computation = dataclasses.replace(computation, multiprocessors=count)
-    if isinstance(x, np.ndarray):
-        x = copy_native(x)
+    check_values(x, computation.component)
     if isinstance(strategy, Tiles) and _is_on_cpu(x, params):
         geometry = Geometry.of(strategy, computation.component, computation.config)
         return run_tiles_on_host(params, x, computation, geometry, batch_size)
+    params, x = place((params, x))
     # XLA's partitioner cannot divide kernels; where only the batch is divided, it need not.
     sharding = batch_sharding(x) if computation.multiprocessors else None
     return _run(params, x, computation, strategy, batch_size, sharding)
@@ -221,7 +207,7 @@ def _run_batch(
         decoder_params, head = params
         return apply_thumbnail(decoder_params, head, x, computation)
     if isinstance(strategy, Full):
-        return apply(params, x, computation)
+        return apply(params, x, computation, remat=strategy.remat)
     geometry = Geometry.of(strategy, computation.component, computation.config)
     module = bind(params, computation.component, computation.config)
     stages = [run_full_stages, run_strips if isinstance(strategy, Strips) else run_tiles]

@@ -15,14 +15,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..model.convolutions import Conv, UpsampleConv
-from ..model.modules import Decoder, Encoder
+from ..model.modules import Network
 from .geometry import Geometry, size_after
 from .parts import Extent, run_part, zero_outside
 
 Carry = list[jax.Array]
 
 
-def run_strips(module: Encoder | Decoder, x: jax.Array, geometry: Geometry) -> jax.Array:
+def run_strips(module: Network, x: jax.Array, geometry: Geometry) -> jax.Array:
     """Run the layers that run in parts on x (n, h, w, c), one strip after another."""
     height = size_after(geometry.layers, x.shape[1])  # of the result
 
@@ -49,7 +49,7 @@ def run_strips(module: Encoder | Decoder, x: jax.Array, geometry: Geometry) -> j
 
 
 def run_strip(
-    module: Encoder | Decoder,
+    module: Network,
     x: jax.Array,
     rows: Extent,
     carry: Sequence[jax.Array] | None,

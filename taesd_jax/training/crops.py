@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import collections
-import glob
-import os
 import threading
 import warnings
 from collections.abc import Iterable, Sequence
@@ -13,12 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import MediaFileError
-from ..io.images import IMAGE_SUFFIXES as SUFFIXES
 from ..io.images import from_uint8, read_pixels, to_uint8
 from .recipe import Recipe
-
-# Marks the folder of a trained component.
-RECIPE_FILE = "recipe.json"
 
 # YIQ: Rec. 601 luma, and two axes of colour.
 _TO_YIQ = np.array(
@@ -143,43 +137,6 @@ def check_size(path: Path, pixels: np.ndarray, minimum: int) -> None:
         raise MediaFileError(f"{path}: {w}x{h} is too small, need at least {minimum} pixels a side")
 
 
-def list_images(sources: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """List image files, each once, of files, folders with their subfolders and glob patterns.
-
-    Folders and patterns are sorted, and leave out the sample sheets of trainings.
-
-    Raises:
-        MediaFileError: A source does not exist or has no images.
-    """
-    images: dict[Path, Path] = {}
-    for each in sources:
-        source = os.fspath(each)
-        path = Path(source)
-        if path.is_dir():
-            files = [p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()]
-            files = _without_sheets(files)
-        elif path.exists() or not glob.has_magic(source):
-            files = [path] if path.is_file() else []
-        else:
-            files = [p for p in map(Path, glob.glob(source, recursive=True)) if p.is_file()]
-            files = _without_sheets(files)
-        if not (files or path.exists() or glob.has_magic(source)):
-            raise MediaFileError(f"no such file or folder: {source!r}")
-        if not files:
-            raise MediaFileError(f"no images in {source!r}; they end with {', '.join(SUFFIXES)}")
-        images |= {file.resolve(): file for file in sorted(files)}
-    return list(images.values())
-
-
 def describe_images(images: Iterable[Path]) -> list[str]:
     """Return names and sizes in bytes, by which trainings are told apart; "gone" for no file."""
     return [f"{p.name}:{p.stat().st_size if p.exists() else 'gone'}" for p in images]
-
-
-def _without_sheets(paths: list[Path]) -> list[Path]:
-    """Leave out the sample sheets of trainings."""
-    return [
-        path
-        for path in paths
-        if path.parent.name != "samples" or not (path.parent.parent / RECIPE_FILE).exists()
-    ]

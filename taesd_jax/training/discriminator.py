@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..kernels import Convolve, convolve
+from ..kernels import conv_fast_kernel_grad
 from ..model.functional import Params
 from .losses import fine_detail
 
@@ -69,9 +69,7 @@ def init_discriminator(key: jax.Array, *, latent_channels: int, width: int = 64)
     return params
 
 
-def score(
-    params: Params, images: jax.Array, latents: jax.Array, *, convolve: Convolve = convolve
-) -> list[jax.Array]:
+def score(params: Params, images: jax.Array, latents: jax.Array) -> list[jax.Array]:
     """Score patches of images (n, h, w, 3), given their latents (n, h/8, w/8, z).
 
     Returns:
@@ -84,7 +82,8 @@ def score(
     maps = []
     for stage in range(_STAGES):
         p = params[f"stage_{stage}"]
-        x = convolve(x, p["kernel"], 2 if stage in (1, 3) else 1, ((1, 1), (1, 1)))
+        stride = 2 if stage in (1, 3) else 1
+        x: jax.Array = conv_fast_kernel_grad(x, p["kernel"], stride, ((1, 1), (1, 1)))
         mean = x.mean((0, 1, 2), keepdims=True)
         deviation = jnp.sqrt(((x - mean) ** 2).mean((0, 1, 2), keepdims=True) + _EPSILON)
         gain, bias = (p[name].reshape(1, 1, 1, -1) for name in ("scale", "bias"))
@@ -99,8 +98,6 @@ def discriminator_loss(
     fake: jax.Array,
     real_latents: jax.Array,
     fake_latents: jax.Array,
-    *,
-    convolve: Convolve = convolve,
 ) -> jax.Array:
     """Return the mean squared error of scores, which should be -1 for real images, 1 for fakes.
 
@@ -109,7 +106,7 @@ def discriminator_loss(
     # One batch, so that BatchNorm sees both.
     images, latents = jnp.concatenate([real, fake]), jnp.concatenate([real_latents, fake_latents])
     target = jnp.where(jnp.arange(len(images)) < len(real), -1.0, 1.0)
-    maps = score(params, images, latents, convolve=convolve)
+    maps = score(params, images, latents)
     losses = [jnp.mean((m - target.reshape(-1, 1, 1)) ** 2) for m in maps]
     return jnp.mean(jnp.stack(losses))
 

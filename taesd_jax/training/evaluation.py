@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,7 @@ from ..strategies.run import decode, encode
 from .crops import check_size, resize_square
 from .run_options import RunOptions
 from .step import StepContext
-from .teachers import decode_with, encode_with
+from .teachers import decode_with, run_teacher
 
 _SHEET_IMAGES = 6  # columns of a sheet
 _MAX_PSNR = 100.0  # dB; a single image without any error would make the mean infinite
@@ -42,7 +41,9 @@ class Evaluator:
             raise ValueError(f"eval_size must be a multiple of {factor}, got {options.eval_size}")
         self._context = context
         self._images = _read_squares(options.held_out, options.eval_size)  # (n, size, size, 3)
-        self._latents, self._reconstructions = _run_teacher(context, self._images)
+        self._latents, self._reconstructions = run_teacher(
+            context.teacher, self._images, decode=True
+        )
 
     def evaluate(self, component_params: Params) -> tuple[dict[str, float], np.ndarray]:
         """Return the mean PSNR of the student and of the teacher in dB, and a sheet of images.
@@ -72,25 +73,23 @@ class Evaluator:
 
 
 @jax.jit
-def _run_teacher(context: StepContext, images: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-    latents = _map_images(lambda x: encode_with(context.teacher, x), images)
-    return latents, _map_images(lambda z: decode_with(context.teacher, z), latents)
-
-
-@jax.jit
 def _run_student(
     context: StepContext, params: Params, images: jax.Array, latents: jax.Array
 ) -> tuple[jax.Array, jax.Array | None]:
-    model, config = {context.recipe.component: params}, context.config
-    if context.recipe.component == "decoder":
-        return latents, _map_images(lambda z: decode(model, z, config=config), latents)
-    latents = _map_images(lambda x: encode(model, x, config=config), images)
-    return latents, _map_images(lambda z: decode_with(context.teacher, z), latents)
+    """Return the student's latents, or the given ones for a decoder, and the images of these."""
+    component, config = {context.recipe.component: params}, context.config
 
+    def run(pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array | None]:
+        image, latent = (x[None] for x in pair)
+        if context.recipe.component == "decoder":
+            sample = decode(component, latent, config=config)
+        else:
+            latent = encode(component, image, config=config)
+            sample = decode_with(context.teacher, latent)
+        return latent[0], None if sample is None else sample[0]
 
-def _map_images(run: Callable[[jax.Array], Any], xs: jax.Array) -> Any:
-    # One at a time: the activations of all would not fit the caches, nor a small GPU.
-    return jax.tree.map(lambda y: y[:, 0], lax.map(lambda x: run(x[None]), xs))
+    # One at a time, as in `run_teacher`.
+    return lax.map(run, (images, latents))
 
 
 def _read_squares(paths: Sequence[str | os.PathLike[str]], size: int) -> jax.Array:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
 from ..config import AutoencoderTinyConfig
-from ..kernels import Convolve, convolve
+from ..kernels import conv_fast_kernel_grad
 from ..model.functional import Params, bind
 from ..model.layers import Component, build_layers, is_resampling
 from ..model.modules import apply_layer, to_unsigned
@@ -23,7 +23,6 @@ def stage_features(
     config: AutoencoderTinyConfig,
     remat: bool = False,
     perturbations: Sequence[jax.Array] | None = None,
-    convolve: Convolve = convolve,
 ) -> tuple[jax.Array, list[jax.Array]]:
     """Run a component and return its result and the features of its stages.
 
@@ -34,7 +33,6 @@ def stage_features(
         config: Architecture.
         remat: Recompute blocks in the backward pass.
         perturbations: Added to the features of each stage.
-        convolve: Computes the convolutions.
 
     Returns:
         What `encode` or `decode` returns, and (n, h, w, c) at the end of each stage, in the order
@@ -42,7 +40,7 @@ def stage_features(
         the last convolution.
     """
     module = bind(component_params, component, config)
-    module.set_attributes(convolve=convolve)
+    module.set_attributes(convolve=conv_fast_kernel_grad)
     features: list[jax.Array] = []
     if component == "encoder":
         x = to_unsigned(x)
@@ -63,17 +61,41 @@ def stage_features(
 def feature_distance(features: list[jax.Array], targets: list[jax.Array]) -> jax.Array:
     """Return the mean squared error of features, each stage divided by its target's variance.
 
-    These are the hints of Romero et al. 2015, "FitNets". All channels of a stage count alike, see
-    `response_distance`. Stages whose widths differ are left out; one at least must be equal.
+    These are the hints of Romero et al. 2015, "FitNets". All channels of a stage count alike.
+    Stages whose widths differ are left out; at least one must be equal.
     """
-    distances = []
-    for a, b in zip(features, targets, strict=True):
-        if a.shape == b.shape:
-            a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-            distances.append(jnp.mean((a - b) ** 2) / (jnp.var(b) + 1e-12))
+
+    def distance(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.mean((a - b) ** 2) / (jnp.var(b) + 1e-12)
+
+    return _mean_of_stages(distance, features, targets)
+
+
+def response_distance(
+    features: list[jax.Array], targets: list[jax.Array], sensitivity: list[jax.Array]
+) -> jax.Array:
+    """Return `feature_distance`, with errors and variances weighted by `output_sensitivity`."""
+
+    def distance(a: jax.Array, b: jax.Array, matrix: jax.Array) -> jax.Array:
+        error, variance = (
+            jnp.einsum("nhwc,cd,nhwd->", x, matrix, x)
+            for x in (a - b, b - b.mean((0, 1, 2), keepdims=True))
+        )
+        return error / (variance + 1e-12)
+
+    return _mean_of_stages(distance, features, targets, sensitivity)
+
+
+def _mean_of_stages(distance: Callable[..., jax.Array], *stages: list[jax.Array]) -> jax.Array:
+    distances = [
+        distance(a.astype(jnp.float32), b.astype(jnp.float32), *weights)
+        for a, b, *weights in zip(*stages, strict=True)
+        if a.shape == b.shape
+    ]
     return jnp.mean(jnp.stack(distances))
 
 
+@functools.partial(jax.jit, static_argnames=("component", "config"))
 def output_sensitivity(
     component_params: Params,
     x: jax.Array,
@@ -105,23 +127,3 @@ def output_sensitivity(
     # One image at a time bounds the memory of the activations.
     matrices = jax.lax.map(measure, (x, jax.random.split(key, len(x))))
     return [matrix.mean(0) for matrix in matrices]
-
-
-def response_distance(
-    features: list[jax.Array], targets: list[jax.Array], sensitivity: list[jax.Array]
-) -> jax.Array:
-    """Return the squared error of features, weighted by the teacher's `output_sensitivity`.
-
-    Each stage is divided by the weighted variance of its target. Stages whose widths differ are
-    left out.
-    """
-    distances = []
-    for a, b, matrix in zip(features, targets, sensitivity, strict=True):
-        if a.shape == b.shape:
-            a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-            error, variance = (
-                jnp.einsum("nhwc,cd,nhwd->", x, matrix, x)
-                for x in (a - b, b - b.mean((0, 1, 2), keepdims=True))
-            )
-            distances.append(error / (variance + 1e-12))
-    return jnp.mean(jnp.stack(distances))

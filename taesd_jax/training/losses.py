@@ -91,8 +91,8 @@ def encoded_patches(
     starts with a stem.
 
     Args:
-        features: Of the image, (n, h, w, c) for each stage as `stage_features` returns them.
-        targets: Likewise, of the target.
+        features: `stage_features` of the image, (n, h, w, c) for each stage.
+        targets: `stage_features` of the target.
         key: Draws the projections; use another one at each step.
 
     Raises:

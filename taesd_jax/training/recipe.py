@@ -11,7 +11,7 @@ from .registry import LOSSES, Compared, Extra
 
 # Default peak of the learning rate and decay of the second moment; amsgrad's are those that the
 # published models were trained with.
-OPTIMIZERS = {"muon": (8e-3, 0.99), "amsgrad": (3e-4, 0.9), "adamw": (3e-4, 0.99)}
+OPTIMIZERS = {"muon": (8e-3, 0.99), "amsgrad": (3e-4, 0.9)}
 DTYPES = ("float32", "bfloat16")
 _CHOICES = {"component": COMPONENTS, "optimizer": tuple(OPTIMIZERS), "dtype": DTYPES}
 
@@ -33,12 +33,12 @@ class Recipe:
     Attributes:
         component: "encoder", which learns the teacher's latents, or "decoder", which learns to
             reconstruct images from them.
-        losses: Weight of each loss; `taesd_jax.training.registry.LOSSES` lists them. An encoder's
+        losses: Weight of each loss; `taesd_jax.training.LOSSES` lists them. An encoder's
             losses of images compare those that the decoder it starts with makes of its latents.
         optimizer: "muon", momentum with orthogonalised steps (Jordan et al. 2024, "Muon") for
-            inner kernels and Adam for the rest, by far the fastest here; "amsgrad", Adam whose
-            second moment never falls, as for the published models; or "adamw".
-        dtype: Of the computation; params, averages and losses stay float32.
+            inner kernels and Adam for the rest, by far the fastest here; or "amsgrad", Adam whose
+            second moment never falls, as for the published models.
+        dtype: What the model computes in; params, averages and losses stay float32.
         remat: Recompute blocks in the backward pass instead of storing their activations.
 
     Raises:
@@ -65,12 +65,13 @@ class Recipe:
         None, 1, inf, "number of different crops, with cached results (default: no limit)", kind=int
     )
     learning_rate: float | None = _number(
-        None, 1e-12, inf, "peak learning rate (default: 8e-3 for muon, else 3e-4)", kind=float
+        None,
+        1e-12,
+        inf,
+        "its peak (default: 8e-3 for muon, 3e-4 for amsgrad)",
+        kind=float,
     )
     warmup: int = _number(100, 0, inf, "steps up to the peak, at most a quarter of all")
-    beta2: float | None = _number(
-        None, 0, 0.99999, "second moment's decay (default: 0.9 for amsgrad, else 0.99)", kind=float
-    )
     ema_decay: float = _number(0.999, 0, 0.99999, "decay of the average of params that is kept")
     replay_size: int = _number(512, 1, inf, "older fakes that the discriminator may be shown")
     seed: int = _number(0, 0, 2**31 - 1, "seed of everything random")
@@ -129,10 +130,6 @@ class Recipe:
         return compared in ("images", "encoder_features") or (
             compared == "output" and self.component == "decoder"
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields, ready for JSON."""
-        return dataclasses.asdict(self)
 
 
 def _check_number(field: dataclasses.Field[Any], value: Any) -> None:

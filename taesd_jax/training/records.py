@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-from ..errors import TrainingError, one_line
+from ..errors import MediaFileError, TrainingError, one_line
 from ..io import files
 from .run_options import Event
 from .state import State
+
+_CHECKPOINTS = "checkpoints"
+_KEPT_CHECKPOINTS = 2  # if the newest is damaged, the other one serves
 
 
 class Log:
@@ -42,54 +49,56 @@ def _is_past(line: str, start: int) -> bool:
         return False  # a kill cut it off
 
 
-class Checkpoints:
-    """The last two states of a training; orbax writes each completely or not at all."""
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints of the training in a folder, newest first."""
+    return sorted((folder / _CHECKPOINTS).glob("*.npz"), reverse=True)
 
-    def __init__(self, folder: Path):
-        import orbax.checkpoint as ocp
 
-        self._ocp = ocp
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
-        self._manager = ocp.CheckpointManager(folder, options=options)
+def save_checkpoint(folder: Path, state: State) -> None:
+    """Write a state, completely or not at all, and delete all but the last two."""
+    leaves, buffer = jax.tree.leaves(state), io.BytesIO()
+    np.savez(buffer, *leaves)
+    path = folder / _CHECKPOINTS / f"{int(state.step):09}.npz"
+    files.write_files({path: buffer.getvalue()})
+    for old in (*path.parent.glob(".*.tmp"), *list_checkpoints(folder)[_KEPT_CHECKPOINTS:]):
+        old.unlink()
 
-    def restore(self, state: State) -> tuple[State, int]:
-        """Return the newest state, of the shapes of `state`, and its step; else `state` and 0.
 
-        Raises:
-            TrainingError: The checkpoint is damaged.
-        """
-        start = self._manager.latest_step()
-        if start is None:
-            return state, 0
-        abstract = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, state)
+def restore_checkpoint(folder: Path, initial: State) -> State:
+    """Return the newest state that can be read, or `initial` where there is no checkpoint.
+
+    A damaged checkpoint gives a warning, and the one before it is taken.
+
+    Raises:
+        TrainingError: None of them can be read.
+    """
+    leaves, structure = jax.tree.flatten(initial)
+    paths, problem = list_checkpoints(folder), ""
+    for path in paths:
         try:
-            args = self._ocp.args.StandardRestore(abstract)
-            return cast(State, self._manager.restore(start, args=args)), start
-        except (ValueError, OSError, KeyError, TypeError) as error:
-            raise TrainingError(
-                f"the checkpoint {self._manager.directory / str(start)} cannot be read "
-                f"({one_line(error)}); delete that folder to resume from the one before"
-            ) from error
-
-    def save(self, number: int, state: State) -> None:
-        """Write the state after a step."""
-        self._manager.save(number, args=self._ocp.args.StandardSave(state))
-        # Not in the background: the next step donates the memory of the state.
-        self._manager.wait_until_finished()
-
-    def close(self) -> None:
-        """Stop using the folder."""
-        self._manager.close()
+            with files.reading(path):
+                # A zip file with the checksums of its members, which are compared here.
+                arrays = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+                stored = [arrays[f"arr_{i}"] for i in range(len(leaves))]
+                if [x.shape for x in stored] != [x.shape for x in leaves]:
+                    raise ValueError("its arrays have other shapes")
+            # Copies: a step donates the memory of its state.
+            return jax.tree.unflatten(structure, map(jnp.array, stored))
+        except MediaFileError as error:
+            problem = one_line(error)
+            if path != paths[-1]:
+                warnings.warn(f"{problem}; resuming from the one before", stacklevel=2)
+    if paths:
+        raise TrainingError(f"no checkpoint is whole: {problem}; delete {folder} to start anew")
+    return initial
 
 
 @contextlib.contextmanager
 def locked(folder: Path, *, blocking: bool) -> Iterator[None]:
-    """Create a folder and keep other processes out of it, where the system can.
-
-    With `blocking` it waits for another process to leave.
+    """Create a folder and lock it, see `files.locked`.
 
     Raises:
-        TrainingError: Another process works in it.
+        TrainingError: Another process has locked it, and `blocking` is false.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -100,42 +109,25 @@ def locked(folder: Path, *, blocking: bool) -> Iterator[None]:
         yield
 
 
-def check_or_write_metadata(path: Path, metadata: dict[str, Any], *, resume: bool) -> None:
-    """Write what a new training is, or check that the one in the folder is the same.
+def check_or_write_metadata(path: Path, metadata: dict[str, Any], *, kind: str) -> None:
+    """Write what a folder holds as JSON, or check that a file says the same.
 
     Raises:
-        TrainingError: The folder has a training that is another one or is not to be resumed.
+        TrainingError: The file cannot be read, or says something else; the message calls the
+            folder's content `kind`.
     """
-    folder = path.parent
-    if not any((folder / "checkpoints").glob("[0-9]*")):
-        write_metadata(path, metadata)
+    metadata = json.loads(json.dumps(metadata))  # tuples become lists, as in the file
+    if not path.exists():
+        files.write_files({path: json.dumps(metadata, indent=1).encode()})
         return
-    if not path.exists():
-        raise TrainingError(f"{folder} has checkpoints but no {path.name}; name another folder")
-    if not resume:
-        raise TrainingError(f"{folder} has a training; resume it, or name another folder")
-    if differing := differing_metadata(path, metadata):
-        raise TrainingError(f"{folder} has a training with other {', '.join(differing)}")
-
-
-def write_metadata(path: Path, metadata: dict[str, Any]) -> None:
-    """Write a JSON object."""
-    files.write_files({path: json.dumps(metadata, indent=1).encode()})
-
-
-def differing_metadata(path: Path, metadata: dict[str, Any]) -> list[str]:
-    """Name the entries that differ from those of a file, if it exists.
-
-    Raises:
-        TrainingError: The file cannot be read, or is not a JSON object.
-    """
-    if not path.exists():
-        return []
     try:
         stored = json.loads(path.read_text())
     except (ValueError, OSError) as error:
         raise TrainingError(f"{path} cannot be read: {one_line(error)}") from error
     if not isinstance(stored, dict):
         raise TrainingError(f"{path} must hold an object, got {type(stored).__name__}")
-    metadata = json.loads(json.dumps(metadata))  # tuples become lists, as in the file
-    return sorted(k for k in metadata | stored if metadata.get(k) != stored.get(k))
+    differing = sorted(k for k in metadata | stored if metadata.get(k) != stored.get(k))
+    if differing:
+        raise TrainingError(
+            f"{path.parent} has {kind} with other {', '.join(differing)}; name another folder"
+        )

@@ -16,9 +16,10 @@ from . import losses
 from .discriminator import adversarial
 from .features import feature_distance, response_distance
 
-# Each of the student and of its target. "output": what the component computes, a decoder's images
-# or an encoder's latents. "images": an encoder's come from the decoder that it starts with.
-# "features": of the component's own stages. "encoder_features": of the images, by the teacher.
+# What a loss compares between the student and its target. "output": what the component computes, a
+# decoder's images or an encoder's latents. "images": for an encoder, those that the decoder it
+# starts with makes of its latents. "features": outputs of the component's stages.
+# "encoder_features": outputs of the stages of the teacher's encoder, given the images.
 Compared = Literal["output", "images", "features", "encoder_features"]
 Extra = Literal["key", "sensitivity", "discriminator", "latent"]
 
@@ -28,14 +29,14 @@ class Loss:
     """A row of the table.
 
     Attributes:
-        compares: What `function` takes of the student and of its target.
+        compares: What `function` takes, first of the student, then of its target.
         function: Returns the loss.
-        weight: One that suits a sum with `mse=1`, from the card of `small`.
-        summary: What it measures.
+        weight: Default weight, which suits a sum with `mse=1`; from the card of `small`.
+        summary: What it measures, for help texts.
         extras: What else `function` takes, by name.
-        min_size: Smallest crop, in pixels.
-        multiple: What the size of a crop must be a multiple of.
-        components: Those that it can train.
+        min_size: Smallest side of a crop, in pixels.
+        multiple: What the side of a crop must be a multiple of.
+        components: Components that it can train.
     """
 
     compares: Compared

@@ -22,7 +22,7 @@ class State(NamedTuple):
 
     Attributes:
         step: Number of steps done.
-        params: Of the trained component.
+        params: Params of the trained component.
         ema: Their average over the last steps.
         optimizer: State of the optimizer.
         discriminator: None without one.

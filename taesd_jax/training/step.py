@@ -13,19 +13,17 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
-from ..kernels import Convolve, convolve
 from ..model.functional import Params
 from ..model.layers import split_layers
 from ..strategies.run import decode
-from ..strategies.sharding import is_sharded
+from ..strategies.strategy import Full
 from .discriminator import DiscriminatorState, discriminator_loss, replay
-from .features import stage_features
-from .kernel_gradients import conv_fast_kernel_grad
+from .features import output_sensitivity, stage_features
 from .optimizers import apply_gradient, discriminator_optimizer, make_optimizer
 from .recipe import Recipe
 from .registry import LOSSES
 from .state import State, split_frozen
-from .teachers import Batch, Teacher, add_targets, as_pytree, encode_with, measure_sensitivity
+from .teachers import Batch, Teacher, add_targets, as_pytree, encode_with
 
 Losses = dict[str, jax.Array]
 
@@ -36,7 +34,7 @@ class StepContext:
     """What every step of a training reads; a pytree, made by `make_context`.
 
     Attributes:
-        config: Of the student.
+        config: The student's architecture.
         recipe: What is learnt.
         teacher: See `as_pytree`.
         decoder: Params that make images of an encoder's latents; None where no loss needs them.
@@ -60,7 +58,7 @@ def make_context(
     """Return the context of a training's steps.
 
     Args:
-        student: Its config, and the decoder for an encoder's losses of images.
+        student: Its config is read, and its decoder for an encoder's losses of images.
         recipe: What is learnt.
         teacher: A function will do unless the recipe compares features or has a teacher_blend.
         examples: Images (n, h, w, 3) to measure the sensitivity of the output with, for `response`.
@@ -68,11 +66,12 @@ def make_context(
     Raises:
         ValueError: The recipe needs what the teacher or the student does not have.
     """
-    split_layers(recipe.component, student.config, recipe.frozen_stages)  # raises for too many
-    _check_teacher(student.config, recipe, teacher)
-    _check_sizes(student.config, recipe, teacher)
+    component, config = recipe.component, student.config
+    split_layers(component, config, recipe.frozen_stages)  # raises for too many
+    _check_teacher(config, recipe, teacher)
+    _check_sizes(config, recipe, teacher)
     decoder, sensitivity = None, []
-    if recipe.component == "encoder" and recipe.compares_images:
+    if component == "encoder" and recipe.compares_images:
         if "decoder" not in student.params:
             raise ValueError(
                 "an encoder's losses of images need a student that also has a decoder, for the "
@@ -82,8 +81,15 @@ def make_context(
     if recipe.needs("sensitivity"):
         assert isinstance(teacher, AutoencoderTiny)
         assert examples is not None
-        sensitivity = measure_sensitivity(teacher, examples, component=recipe.component)
-    return StepContext(student.config, recipe, as_pytree(teacher), decoder, sensitivity)
+        x = examples if component == "encoder" else encode_with(teacher, examples)
+        sensitivity = output_sensitivity(
+            teacher.params[component],
+            x,
+            jax.random.key(0),
+            component=component,
+            config=teacher.config,
+        )
+    return StepContext(config, recipe, as_pytree(teacher), decoder, sensitivity)
 
 
 def _check_teacher(config: AutoencoderTinyConfig, recipe: Recipe, teacher: Teacher) -> None:
@@ -127,40 +133,29 @@ def _check_sizes(config: AutoencoderTinyConfig, recipe: Recipe, teacher: Teacher
         )
 
 
+@functools.partial(jax.jit, donate_argnums=0)
 def train_step(state: State, batch: Batch, context: StepContext) -> tuple[State, Losses]:
-    """Run a compiled step on a batch, see `add_targets`; return the new state and the losses.
+    """Run a step on a batch, see `add_targets`; return the new state and the losses.
 
     The batch may be sharded over a mesh; the state is then replicated. The memory of the given
     state is donated.
     """
-    # The fast gradient scans over the batch, which devices could not share.
-    convolution = convolve if is_sharded(batch["image"]) else conv_fast_kernel_grad
-    return _compiled_step(state, dict(batch), context, convolve=convolution)
-
-
-@functools.partial(jax.jit, donate_argnums=0, static_argnames="convolve")
-def _compiled_step(
-    state: State, batch: Batch, context: StepContext, *, convolve: Convolve
-) -> tuple[State, Losses]:
-    step: Any = functools.partial(_step, convolve=convolve)
+    step: Any = _step
     sharding = jax.typeof(batch["image"]).sharding
     if any(axis is not None for axis in sharding.spec):
         # For Explicit axes too, XLA's partitioner decides how devices share the work.
         replicated = NamedSharding(sharding.mesh, PartitionSpec())
-        step = jax.sharding.auto_axes(step, out_sharding=replicated)
+        step = jax.sharding.auto_axes(_step, out_sharding=replicated)
     return step(state, batch, context)
 
 
-def _step(
-    state: State, batch: Batch, context: StepContext, *, convolve: Convolve
-) -> tuple[State, Losses]:
+def _step(state: State, batch: Batch, context: StepContext) -> tuple[State, Losses]:
     config, recipe = context.config, context.recipe
     targets = add_targets(context.teacher, batch, recipe)
     key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
     frozen, trainable = split_frozen(state.params, config, recipe)
     discriminator = state.discriminator
-    grad_fn = jax.value_and_grad(functools.partial(_loss, convolve=convolve), has_aux=True)
-    (total, (losses, output)), gradient = grad_fn(
+    (total, (losses, output)), gradient = jax.value_and_grad(_loss, has_aux=True)(
         trainable, frozen, targets, context, discriminator, key
     )
     trainable, moments = apply_gradient(
@@ -173,7 +168,7 @@ def _step(
     ema = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, ema, trainable)
     if discriminator is not None:
         discriminator, losses["discriminator"] = _train_discriminator(
-            discriminator, targets, output, key, convolve
+            discriminator, targets, output, key
         )
     state = State(state.step + 1, frozen | trainable, frozen | ema, moments, discriminator)
     return state, {"total": total} | losses
@@ -186,19 +181,18 @@ def _loss(
     context: StepContext,
     discriminator: DiscriminatorState | None,
     key: jax.Array,
-    *,
-    convolve: Convolve,
 ) -> tuple[jax.Array, tuple[Losses, jax.Array]]:
     """Return the weighted sum of the losses, each loss, and the student's output."""
     config, recipe, teacher = context.config, context.recipe, context.teacher
-    run = functools.partial(stage_features, remat=recipe.remat, convolve=convolve)
+    run = functools.partial(stage_features, remat=recipe.remat)
     x = targets["image" if recipe.component == "encoder" else "latent"].astype(recipe.dtype)
     output, features = run(frozen | trainable, x, component=recipe.component, config=config)
     output = output.astype(jnp.float32)
     images = output
     if context.decoder is not None:
         latents, params = output.astype(recipe.dtype), {"decoder": context.decoder}
-        images = decode(params, latents, config=config, remat=recipe.remat).astype(jnp.float32)
+        strategy = Full(remat=recipe.remat)
+        images = decode(params, latents, config=config, strategy=strategy).astype(jnp.float32)
 
     latent, target = targets["latent"], targets["target"]
     compared: dict[str, Any] = {
@@ -231,11 +225,10 @@ def _train_discriminator(
     targets: dict[str, Any],
     fakes: jax.Array,
     key: jax.Array,
-    convolve: Convolve,
 ) -> tuple[DiscriminatorState, jax.Array]:
     buffer, fakes, latents = replay(key, state.replay, fakes, targets["latent"])
     loss, gradient = jax.value_and_grad(discriminator_loss)(
-        state.params, targets["target"], fakes, targets["latent"], latents, convolve=convolve
+        state.params, targets["target"], fakes, targets["latent"], latents
     )
     params, moments = apply_gradient(
         discriminator_optimizer(), gradient, state.optimizer, state.params

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..errors import TrainingError, one_line
@@ -19,8 +15,8 @@ from ..io.files import write_files
 from ..io.images import from_uint8, to_uint8
 from .crops import Crops, describe_images
 from .recipe import Recipe
-from .records import differing_metadata, locked, write_metadata
-from .teachers import Teacher, as_pytree, decode_with, encode_with
+from .records import check_or_write_metadata, locked
+from .teachers import Teacher, as_pytree, run_teacher
 
 # Crops that the teacher computes at a time; fixed, because another number gives other bits.
 _BLOCK = 32
@@ -29,7 +25,16 @@ _CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 # Threads that cut crops; Pillow releases the GIL. Their number does not change the crops, but each
 # may hold an image in memory.
 _THREADS = min(_CPUS, 16)
-_CROPS = ("num_crops", "crop_size", "seed", "max_downscale", "hue", "saturation", "crop_candidates")
+_READ_AHEAD = 16  # batches or blocks that are cut before they are needed
+_CROP_FIELDS = (
+    "num_crops",
+    "crop_size",
+    "seed",
+    "max_downscale",
+    "hue",
+    "saturation",
+    "crop_candidates",
+)
 
 
 class TeacherCache:
@@ -42,9 +47,6 @@ class TeacherCache:
         crops: The crops; if their recipe has a teacher_blend, reconstructions are kept too.
         teacher: Computes latents and reconstructions.
         teacher_digest: With the crops, it tells whether a folder is the right one.
-
-    Raises:
-        TrainingError: The folder is of other crops or another teacher.
     """
 
     def __init__(self, folder: Path, crops: Crops, teacher: Teacher, *, teacher_digest: str):
@@ -52,11 +54,10 @@ class TeacherCache:
         self.folder, self.crops, self.teacher = folder, crops, teacher
         self.count = crops.recipe.num_crops
         self._names = ("image", "latent") + ("decoded",) * bool(crops.recipe.teacher_blend)
-        self._metadata = {name: getattr(crops.recipe, name) for name in _CROPS} | {
+        self._metadata = {name: getattr(crops.recipe, name) for name in _CROP_FIELDS} | {
             "images": describe_images(crops.images),
             "teacher": teacher_digest,
         }
-        self._check_metadata()
 
     def __len__(self) -> int:
         return self.count
@@ -69,52 +70,38 @@ class TeacherCache:
         """Compute what is missing; `progress` is called with the numbers of crops done and in all.
 
         Raises:
-            TrainingError: See `TeacherCache`.
+            TrainingError: The folder has other crops or the results of another teacher.
         """
         # Another training that shares the folder waits until everything is there.
         with locked(self.folder, blocking=True):
-            self._check_metadata()
-            write_metadata(self._metadata_file, self._metadata)
-            pool = ThreadPoolExecutor(_THREADS)
-            try:
-                self._fill(pool, progress)
-            finally:
-                pool.shutdown(cancel_futures=True)
+            path = self.folder / "cache.json"
+            check_or_write_metadata(path, self._metadata, kind="a teacher's cache")
+            missing = [
+                first
+                for first in range(0, self.count, _BLOCK)
+                if not all(self._path(name, first).exists() for name in self._names)
+            ]
+            import grain
 
-    def _fill(self, pool: Executor, progress: Callable[[int, int], object]) -> None:
-        missing = [
-            first
-            for first in range(0, self.count, _BLOCK)
-            if not all(self._path(name, first).exists() for name in self._names)
-        ]
-        pending = self._cut(pool, missing[:1])
-        for i, first in enumerate(missing, 1):
-            crops = np.stack([crop.result() for crop in pending])
-            pending = self._cut(pool, missing[i : i + 1])  # while the teacher computes
-            padded = np.concatenate([crops, crops[:1].repeat(_BLOCK - len(crops), axis=0)])
-            outputs = _run_teacher(
-                as_pytree(self.teacher), from_uint8(padded), decode="decoded" in self._names
-            )
-            values = {name: np.asarray(x)[: len(crops)] for name, x in outputs.items()}
-            if "decoded" in values:
-                values["decoded"] = np.stack(list(pool.map(to_uint8, values["decoded"])))
-            values["image"] = crops
-            write_files({self._path(name, first): _to_npy(x) for name, x in values.items()})
-            if i % _PROGRESS_BLOCKS == 0 or i == len(missing):
-                progress(first + len(crops), self.count)
+            blocks = _read_ahead(grain.MapDataset.source(missing).map(self._cut))
+            for i, (first, crops) in enumerate(zip(missing, blocks, strict=True), 1):
+                self._write(first, crops)
+                if i % _PROGRESS_BLOCKS == 0 or i == len(missing):
+                    progress(first + len(crops), self.count)
 
-    def _cut(self, pool: Executor, firsts: Sequence[int]) -> list[Future[np.ndarray]]:
-        return [
-            pool.submit(self.crops.__getitem__, number)
-            for first in firsts
-            for number in range(first, min(first + _BLOCK, self.count))
-        ]
+    def _cut(self, first: int) -> np.ndarray:
+        last = min(first + _BLOCK, self.count)
+        return np.stack([self.crops[number] for number in range(first, last)])
 
-    def _check_metadata(self) -> None:
-        if differing := differing_metadata(self._metadata_file, self._metadata):
-            raise TrainingError(
-                f"{self.folder} is a cache of other {', '.join(differing)}; name another folder"
-            )
+    def _write(self, first: int, crops: np.ndarray) -> None:
+        padded = np.concatenate([crops, crops[:1].repeat(_BLOCK - len(crops), axis=0)])
+        latents, decoded = run_teacher(
+            as_pytree(self.teacher), from_uint8(padded), decode="decoded" in self._names
+        )
+        values = {"image": crops, "latent": np.asarray(latents)[: len(crops)]}
+        if decoded is not None:
+            values["decoded"] = to_uint8(np.asarray(decoded)[: len(crops)])
+        write_files({self._path(name, first): _to_npy(x) for name, x in values.items()})
 
     def _read(self, name: str, number: int) -> np.ndarray:
         path = self._path(name, number)
@@ -125,10 +112,6 @@ class TeacherCache:
 
     def _path(self, name: str, number: int) -> Path:
         return self.folder / f"{name}_{number // _BLOCK:06}.npy"
-
-    @property
-    def _metadata_file(self) -> Path:
-        return self.folder / "cache.json"
 
 
 def iter_batches(
@@ -146,22 +129,14 @@ def iter_batches(
     else:
         data = data.map(lambda image: {"image": image})
     data = data.slice(slice(start * recipe.batch_size, recipe.steps * recipe.batch_size))
-    data = data.batch(recipe.batch_size)
-    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=16)
+    return _read_ahead(data.batch(recipe.batch_size))
+
+
+def _read_ahead(data: Any) -> Iterator[Any]:
+    import grain
+
+    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_READ_AHEAD)
     return iter(data.to_iter_dataset(options))
-
-
-@functools.partial(jax.jit, static_argnames="decode")
-def _run_teacher(teacher: Teacher, images: jax.Array, *, decode: bool) -> dict[str, jax.Array]:
-    def run(image: jax.Array) -> dict[str, jax.Array]:
-        latent = encode_with(teacher, image[None])
-        outputs = {"latent": latent[0]}
-        if decode and (sample := decode_with(teacher, latent)) is not None:
-            outputs["decoded"] = sample[0]
-        return outputs
-
-    # One at a time: the activations of a batch would not fit the caches.
-    return jax.lax.map(run, jnp.asarray(images))
 
 
 def _to_npy(array: np.ndarray) -> bytes:

@@ -13,10 +13,10 @@ from jax.tree_util import Partial
 
 from ..autoencoder import AutoencoderTiny
 from ..io.images import from_uint8
-from ..model.layers import COMPONENTS, Component
+from ..model.layers import COMPONENTS
 from ..strategies.run import decode, encode
 from ..weights.files import digest_tree
-from .features import output_sensitivity, stage_features
+from .features import stage_features
 from .losses import sharpen
 from .recipe import Recipe
 
@@ -26,10 +26,9 @@ Teacher = AutoencoderTiny | Callable[[jax.Array], jax.Array]
 Batch = Mapping[str, Any]
 
 
-def as_pytree(teacher: Teacher) -> Any:
+def as_pytree(teacher: Teacher) -> AutoencoderTiny | Partial:
     """Return a teacher that can be an argument of a compiled function."""
-    is_pytree = isinstance(teacher, (AutoencoderTiny, Partial))
-    return teacher if is_pytree else Partial(teacher)
+    return teacher if isinstance(teacher, (AutoencoderTiny, Partial)) else Partial(teacher)
 
 
 def encode_with(teacher: Teacher, images: jax.Array) -> jax.Array:
@@ -44,6 +43,21 @@ def decode_with(teacher: Teacher, latents: jax.Array) -> jax.Array | None:
     if not isinstance(teacher, AutoencoderTiny) or "decoder" not in teacher.params:
         return None
     return jnp.clip(decode(teacher.params, latents, config=teacher.config), -1, 1)
+
+
+@functools.partial(jax.jit, static_argnames="decode")
+def run_teacher(
+    teacher: AutoencoderTiny | Partial, images: jax.Array, *, decode: bool
+) -> tuple[jax.Array, jax.Array | None]:
+    """Return the teacher's latents of images, and its images of these if asked to `decode`."""
+
+    def run(image: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        latent = encode_with(teacher, image[None])
+        decoded = decode_with(teacher, latent) if decode else None
+        return latent[0], None if decoded is None else decoded[0]
+
+    # One at a time: the activations of a batch would not fit the caches, nor a small GPU.
+    return jax.lax.map(run, images)
 
 
 def add_targets(teacher: Teacher, batch: Batch, recipe: Recipe) -> dict[str, Any]:
@@ -81,34 +95,19 @@ def add_targets(teacher: Teacher, batch: Batch, recipe: Recipe) -> dict[str, Any
     return targets
 
 
-@functools.partial(jax.jit, static_argnames="component")
-def measure_sensitivity(
-    teacher: AutoencoderTiny, images: jax.Array, *, component: Component
-) -> list[jax.Array]:
-    """Return `output_sensitivity` of one of a teacher's components, measured on images."""
-    x = images if component == "encoder" else encode_with(teacher, images)
-    return output_sensitivity(
-        teacher.params[component],
-        x,
-        jax.random.key(0),
-        component=component,
-        config=teacher.config,
-    )
-
-
 def teacher_digest(teacher: Teacher, *, size: int) -> str:
     """Return a digest of a teacher: a model's params and config, or what a function computes.
 
-    A function's digest is of its name, the arrays of a Partial, and the mean and deviation of its
+    A function is known by its name, the arrays of a Partial, and the mean and deviation of its
     latents of one noise image with sides of `size`.
     """
+    teacher = as_pytree(teacher)
     if isinstance(teacher, AutoencoderTiny):
         params = {name: teacher.params[name] for name in COMPONENTS if name in teacher.params}
         return digest_tree(params, repr(teacher.config.architecture))
-    function = teacher.func if isinstance(teacher, Partial) else teacher
+    function = teacher.func
     name = getattr(function, "__qualname__", type(function).__name__)
     noise = np.random.default_rng(0).uniform(-1, 1, (1, size, size, 3)).astype("f4")
     latents = np.asarray(encode_with(teacher, jnp.asarray(noise)))
     text = f"{getattr(function, '__module__', '')}.{name}"
-    text += f" {latents.mean():.2e} {latents.std():.2e}"
-    return digest_tree(teacher if isinstance(teacher, Partial) else (), text)
+    return digest_tree(teacher, f"{text} {latents.mean():.2e} {latents.std():.2e}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from flax.traverse_util import flatten_dict
@@ -105,7 +105,7 @@ def _leaves(
 ) -> dict[tuple[Component, str], np.ndarray]:
     """Return arrays by component and published key; raise CheckpointError unless they fit."""
     stored = {name: part for name, part in params.items() if name != "thumbnails"}
-    arrays = {name: np.asarray(leaf) for name, leaf in flatten_dict(stored, sep=".").items()}
+    arrays = {name: _native(leaf) for name, leaf in flatten_dict(stored, sep=".").items()}
     expected: dict[str, names.Shape] = {}
     keys: dict[tuple[Component, str], str] = {}
     for component in components:
@@ -127,6 +127,11 @@ def _leaves(
             f"{', '.join(unfit)}"
         )
     return {key: arrays[name] for key, name in keys.items()}
+
+
+def _native(leaf: Any) -> np.ndarray:
+    array = np.asarray(leaf)  # safetensors writes the bytes as they are
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _is_storable(array: np.ndarray) -> bool:

@@ -196,7 +196,7 @@ def test_a_folder_stands_for_its_images_and_not_for_results(capsys, folder):
         assert main(["decode", "photos/*.latent.png", *MODEL]) == 0
         assert "[2/2] photos/more/b.latent.png" in capsys.readouterr().out
     Path("empty").mkdir()
-    assert "no file matches 'empty'" in refused(capsys, "encode", "empty", *MODEL)
+    assert "no images in 'empty'" in refused(capsys, "encode", "empty", *MODEL)
 
 
 def test_one_file_under_two_names_is_named(capsys, folder):

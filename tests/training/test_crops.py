@@ -94,14 +94,3 @@ def test_bad_images_are_reported_and_skipped(photographs, tmp_path):
         pytest.warns(UserWarning, match="skipped"),
     ):
         Crops(images[:3], recipe)[0]
-
-
-def test_lists_of_images(photographs, tmp_path):
-    names = [path.name for path in list_images([photographs, photographs / "cat.png"])]
-    assert names == ["astronaut.png", "cat.png", "coffee.png"]
-    assert len(list_images([f"{photographs}/c*.png"])) == 2
-    for source in (tmp_path, f"{tmp_path}/*.png"):
-        with pytest.raises(MediaFileError, match="no images in"):
-            list_images([source])
-    with pytest.raises(MediaFileError, match="no such file or folder: '.*absent.png'"):
-        list_images([tmp_path / "absent.png"])

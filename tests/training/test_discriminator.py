@@ -1,16 +1,12 @@
 """The discriminator against PyTorch, what it learns, and its buffer."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taesd_jax.kernels import convolve
 from taesd_jax.training import discriminator
 from taesd_jax.training.discriminator import discriminator_loss
-from taesd_jax.training.kernel_gradients import conv_fast_kernel_grad
 
 # Float32 sums of a few thousand terms, in another order.
 ROUNDING = 2e-5
@@ -57,21 +53,6 @@ def test_discriminator_is_pytorchs():
     assert float(value) == pytest.approx(distance.item(), rel=1e-3)
     target = image - slope * image.size / 2  # of a mean squared error
     assert np.allclose(target, want.detach().permute(0, 2, 3, 1), atol=5e-3)  # in deviations
-
-
-def test_its_gradients_are_those_of_quick_convolutions():
-    params = discriminator.init_discriminator(jax.random.key(0), latent_channels=4, width=8)
-    rng = np.random.default_rng(0)
-    real, fake = (jnp.asarray(rng.uniform(-1, 1, (2, 16, 16, 3)), "f4") for _ in range(2))
-    latent = jnp.asarray(rng.normal(size=(2, 2, 2, 4)), "f4")
-    want, got = (
-        jax.jit(jax.grad(functools.partial(discriminator_loss, convolve=convolution)))(
-            params, real, fake, latent, latent
-        )
-        for convolution in (convolve, conv_fast_kernel_grad)
-    )
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        assert np.allclose(a, b, atol=ROUNDING)
 
 
 def test_discriminator_learns_to_tell_fakes():

@@ -1,4 +1,4 @@
-"""Features of the stages, the sensitivity of the output to them, and gradients of kernels."""
+"""Features of the stages, and the sensitivity of the output to them."""
 
 import functools
 
@@ -9,19 +9,15 @@ import pytest
 from trainings import TWO_STAGES
 
 from taesd_jax import decode, encode, init
-from taesd_jax.kernels import convolve
 from taesd_jax.training.features import (
     feature_distance,
     output_sensitivity,
     response_distance,
     stage_features,
 )
-from taesd_jax.training.kernel_gradients import conv_fast_kernel_grad
 
 # Float32 sums of a few thousand terms, in another order.
 ROUNDING = 2e-5
-# bfloat16 keeps 8 bits; the sums are float32 in one of the two and rounded on the way in the other.
-TOLERANCE = {"float32": ROUNDING, "bfloat16": 1e-2}
 # The mean of 4,096 random signs' squares is so near to what it estimates.
 BY_CHANCE = 0.15
 
@@ -101,41 +97,3 @@ def test_the_distance_of_responses_by_numpy():
     got = response_distance([jnp.asarray(a), other[0]], [jnp.asarray(b), other[1]], weights)
     want = np.sum(((a - b) @ root) ** 2) / np.sum(((b - b.mean((0, 1, 2))) @ root) ** 2)
     assert float(got) == pytest.approx(want, rel=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("shape", "size", "stride", "padding", "dtype"),
-    [
-        ((3, 9, 12, 5), (3, 3), 1, ((1, 1), (1, 1)), "float32"),
-        ((3, 9, 12, 5), (3, 3), 1, ((1, 1), (1, 1)), "bfloat16"),
-        ((1, 9, 12, 5), (3, 3), 2, ((1, 1), (1, 1)), "float32"),
-        ((2, 8, 7, 5), (3, 3), 2, ((1, 1), (1, 1)), "bfloat16"),
-        ((2, 8, 7, 5), (1, 1), 1, ((0, 0), (0, 0)), "float32"),
-        ((2, 8, 7, 1), (3, 3), 1, ((0, 0), (1, 1)), "float32"),
-        ((2, 5, 5, 5), (5, 5), 1, ((2, 2), (0, 0)), "float32"),
-    ],
-)
-def test_fast_kernel_gradients_are_jaxs_own(shape, size, stride, padding, dtype):
-    rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=shape), dtype)
-    kernel = jnp.asarray(rng.normal(size=(*size, shape[-1], 6)), dtype)
-    want, plain = jax.vjp(lambda x, k: convolve(x, k, stride, padding), x, kernel)
-    got, quick = jax.vjp(lambda x, k: conv_fast_kernel_grad(x, k, stride, padding), x, kernel)
-    assert np.array_equal(got, want)
-    g = jnp.asarray(rng.normal(size=want.shape), want.dtype)
-    for a, b in zip(jax.jit(quick)(g), jax.jit(plain)(g), strict=True):
-        assert (a.dtype, a.shape) == (b.dtype, b.shape)
-        a, b = np.asarray(a, "f4"), np.asarray(b, "f4")
-        assert np.abs(a - b).max() < TOLERANCE[dtype] * np.abs(b).max()
-
-
-def test_only_training_has_fast_kernel_gradients():
-    params = init(jax.random.key(0), config=TWO_STAGES)
-    x = jnp.zeros((1, 2, 2, 4))
-    run = functools.partial(decode, params, config=TWO_STAGES)
-    _, slope = jax.jit(lambda x: jax.jvp(run, (x,), (x + 1,)))(x)
-    assert np.isfinite(slope).all()
-    with pytest.raises(TypeError, match="forward-mode"):
-        jax.jvp(
-            lambda x: conv_fast_kernel_grad(x, jnp.ones((1, 1, 4, 4)), 1, ((0, 0),) * 2), (x,), (x,)
-        )

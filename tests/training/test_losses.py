@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from taesd_jax import metrics
-from taesd_jax.training import losses
-from taesd_jax.training.registry import LOSSES
+from taesd_jax.training import LOSSES, losses
 
 # Float32 sums of a few thousand terms, in another order.
 ROUNDING = 2e-5

@@ -5,8 +5,7 @@ import re
 from pathlib import Path
 
 from taesd_jax.cli.train import add_arguments
-from taesd_jax.training import Recipe
-from taesd_jax.training.registry import LOSSES
+from taesd_jax.training import LOSSES, Recipe
 
 ROOT = Path(__file__).parents[2]
 CARD = (ROOT / "taesd_jax" / "bundled" / "small.md").read_text()

@@ -16,12 +16,21 @@ from taesd_jax.errors import TrainingError
 from taesd_jax.training.records import locked
 
 pytest.importorskip("grain")
-pytest.importorskip("orbax.checkpoint")
 
-# Orbax and grain call what their own dependencies have since deprecated.
+# Grain calls what its own dependencies have since deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 ROOT = Path(__file__).parents[2]
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 @pytest.mark.slow
@@ -108,17 +117,31 @@ def test_only_the_same_training_is_resumed(photographs, teacher, tmp_path):
             run(photographs, options.pop("teacher"), tmp_path, resume=True, **options)
 
 
-def test_damaged_files_are_named(photographs, teacher, tmp_path):
-    run(photographs, teacher, tmp_path / "run", eval_every=3)
-    newest = tmp_path / "run" / "decoder" / "checkpoints" / "6"
-    for path in newest.rglob("*"):
-        if path.is_file():
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(TrainingError, match=r"checkpoints/6 cannot be read"):
-        run(photographs, teacher, tmp_path / "run", eval_every=3, resume=True)
-    (tmp_path / "run" / "decoder" / "recipe.json").write_text("[]")
+@pytest.mark.parametrize("damage", [cut, flip], ids=["cut", "flipped"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(damage, photographs, teacher, tmp_path):
+    whole = run(photographs, teacher, tmp_path / "whole", eval_every=2)
+    run(photographs, teacher, tmp_path / "run", eval_every=2)
+    older, newest = sorted((tmp_path / "run" / "decoder" / "checkpoints").iterdir())
+    assert [older.name, newest.name] == ["000000004.npz", "000000006.npz"]
+    (tmp_path / "run" / "model_decoder.safetensors").unlink()
+    damage(newest)
+    options = {"eval_every": 2, "resume": True}
+    with pytest.warns(UserWarning, match=r"000000006\.npz: cannot be read.*the one before"):
+        same(run(photographs, teacher, tmp_path / "run", **options), whole)
+    for path in (older, newest):
+        damage(path)
+    with (
+        pytest.warns(UserWarning, match="cannot be read"),
+        pytest.raises(TrainingError, match="no checkpoint is whole: .*; delete .*decoder to"),
+    ):
+        run(photographs, teacher, tmp_path / "run", **options)
+
+
+def test_a_damaged_recipe_is_named(photographs, teacher, tmp_path):
+    run(photographs, teacher, tmp_path, recipe={"steps": 1})
+    (tmp_path / "decoder" / "recipe.json").write_text("[]")
     with pytest.raises(TrainingError, match=r"recipe\.json must hold an object"):
-        run(photographs, teacher, tmp_path / "run", eval_every=3, resume=True)
+        run(photographs, teacher, tmp_path, recipe={"steps": 1}, resume=True)
 
 
 def test_a_folder_is_kept_to_one_training(photographs, teacher, tmp_path):

@@ -97,15 +97,14 @@ def equal(a, b):
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize("beta2", [0.9, 0.999])
-def test_amsgrad_is_pytorchs(beta2):
+def test_amsgrad_is_pytorchs():
     torch = pytest.importorskip("torch")
-    what = Recipe(optimizer="amsgrad", learning_rate=0.01, warmup=0, steps=1000, beta2=beta2)
+    what = Recipe(optimizer="amsgrad", learning_rate=0.01, warmup=0, steps=1000)
     optimizer, rng = make_optimizer(what), np.random.default_rng(0)
     params = {"x": jnp.zeros(5)}
     state = optimizer.init(params)
     theirs = torch.zeros(5, requires_grad=True)
-    adam = torch.optim.Adam([theirs], lr=0.01, betas=(0.9, beta2), amsgrad=True)
+    adam = torch.optim.Adam([theirs], lr=0.01, betas=(0.9, 0.9), amsgrad=True)
     for step in range(5):
         # Falling gradients: the largest second moment lies behind.
         gradient = rng.normal(size=5).astype("f4") / (step + 1)

@@ -12,7 +12,7 @@ from taesd_jax.training.crops import Crops
 from taesd_jax.training.teacher_cache import TeacherCache, iter_batches
 
 pytest.importorskip("grain")
-# Orbax and grain call what their own dependencies have since deprecated.
+# Grain calls what its own dependencies have since deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
@@ -46,8 +46,10 @@ def test_caches_are_shared_and_told_apart(cache, tmp_path):
         ({"seed": 1}, "seed"),
         ({"images": first.crops.images[:2]}, "images"),
     ):
-        with pytest.raises(TrainingError, match=f"is a cache of other {differing}; name another"):
-            cache(tmp_path, **(fields | changes))
+        with pytest.raises(
+            TrainingError, match=f"has a teacher's cache with other {differing}; name"
+        ):
+            cache(tmp_path, **(fields | changes)).fill()
 
 
 def test_reconstructions_are_added_where_they_are_missing(cache, tmp_path):
@@ -63,7 +65,7 @@ def test_reconstructions_are_added_where_they_are_missing(cache, tmp_path):
 def test_a_cache_that_came_in_between_is_told_apart(cache, tmp_path):
     first, second = (cache(tmp_path, num_crops=4, seed=seed) for seed in range(2))
     first.fill()
-    with pytest.raises(TrainingError, match="is a cache of other seed"):
+    with pytest.raises(TrainingError, match="has a teacher's cache with other seed"):
         second.fill()
 
 

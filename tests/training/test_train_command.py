@@ -13,9 +13,8 @@ from taesd_jax.training import Recipe
 from taesd_jax.training.crops import Crops
 
 pytest.importorskip("grain")
-pytest.importorskip("orbax.checkpoint")
 
-# Orbax and grain call what their own dependencies have since deprecated.
+# Grain calls what its own dependencies have since deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 

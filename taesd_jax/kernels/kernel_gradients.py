@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..kernels import Padding, convolve
+from .forms import Padding, convolve
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -26,27 +26,24 @@ def conv_fast_kernel_grad(
     return convolve(x, kernel, stride, padding)
 
 
+def _backward(
+    stride: int, padding: Padding, inputs: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = inputs
+    _, pull = jax.vjp(lambda x, kernel: convolve(x, kernel, stride, padding), x, kernel)
+
+    def with_columns(g: jax.Array) -> jax.Array:
+        height, width, *_ = kernel.shape
+        return _sum_columns(x, g, (height, width), stride, padding).astype(kernel.dtype)
+
+    kernel_gradient = lax.platform_dependent(g, cpu=with_columns, default=lambda g: pull(g)[1])
+    return pull(g)[0], kernel_gradient
+
+
 def _forward(
     x: jax.Array, kernel: jax.Array, stride: int, padding: Padding
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return convolve(x, kernel, stride, padding), (x, kernel)
-
-
-def _backward(
-    stride: int, padding: Padding, residuals: tuple[jax.Array, jax.Array], g: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    x, kernel = residuals
-    _, pull_input = jax.vjp(lambda x: convolve(x, kernel, stride, padding), x)
-
-    def with_xla(x: jax.Array, g: jax.Array) -> jax.Array:
-        _, pull_kernel = jax.vjp(lambda kernel: convolve(x, kernel, stride, padding), kernel)
-        return pull_kernel(g)[0]
-
-    def with_columns(x: jax.Array, g: jax.Array) -> jax.Array:
-        height, width, *_ = kernel.shape
-        return _sum_columns(x, g, (height, width), stride, padding).astype(kernel.dtype)
-
-    return pull_input(g)[0], lax.platform_dependent(x, g, cpu=with_columns, default=with_xla)
 
 
 conv_fast_kernel_grad.defvjp(_forward, _backward)
