@@ -35,7 +35,7 @@ ORDER = [
 INSIDE = {
     "model": [
         {"layers"},
-        {"convolutions", "validation"},
+        {"convolutions", "validation", "inputs"},
         {"blocks"},
         {"modules"},
         {"functional"},

@@ -43,7 +43,7 @@ def check_values(x: Any, component: Component) -> None:
     Raises:
         ValueError: Images are far outside [-1, 1], or float64 values beyond float32.
     """
-    if not isinstance(x, np.ndarray):
+    if not isinstance(x, np.ndarray) or not x.size:
         return
     x = x.astype(np.float32) if x.dtype.itemsize == 2 else x  # NumPy is slow in half precision
     low, high = float(x.min()), float(x.max())
@@ -51,8 +51,8 @@ def check_values(x: Any, component: Component) -> None:
     if component == "encoder" and LARGEST_IMAGE < largest < np.inf:
         advice = _scaling(low, high)
         raise ValueError(f"image must be in [-1, 1], got {low:g} to {high:g}; {advice}")
-    is_float64 = bool(jax.config.read("jax_enable_x64"))
-    if float(np.finfo(np.float32).max) < largest < np.inf and not is_float64:
+    held = jax.dtypes.canonicalize_dtype(np.float64)  # float32 unless jax_enable_x64 is set
+    if float(np.finfo(held).max) < largest < np.inf:
         raise ValueError(
             f"latent has values beyond float32, got {low:g} to {high:g}; to compute in float64 set "
             f"jax_enable_x64"

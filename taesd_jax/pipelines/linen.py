@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
+import numpy as np
+from jax.typing import ArrayLike, DTypeLike
 
 from .. import weights
 from ..autoencoder import AutoencoderTiny
@@ -219,7 +220,8 @@ class FlaxAutoencoderTiny:
         raise AttributeError(f"FlaxAutoencoderTiny has no attribute {name!r}")
 
 
-def _to_nhwc(x: Any) -> Any:
+def _to_nhwc(x: ArrayLike) -> Any:
+    x = x if isinstance(x, np.ndarray) else jnp.asarray(x)
     if x.ndim != 4:
         raise ValueError(f"expected an NCHW array of rank 4, got shape {x.shape}")
     return x.transpose(0, 2, 3, 1)

