@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import MediaFileError
+from .files import command_of
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".avif", ".gif")
 # Names the folder of a trained component, whose sheets of samples are in `samples`.
 RECIPE_FILE = "recipe.json"
-# Names that `taesd-jax` gives to images of its own.
-_RESULT = re.compile(r"\.(latent|decoded|roundtrip)(-\d+)?\.\w+$")
 
 
 def list_images(sources: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """List image files, each once, of files, folders with their subfolders and glob patterns.
 
-    Folders and patterns are sorted, and leave out what `taesd-jax` writes itself: results such as
-    `cat.roundtrip.png`, and the sheets of samples of trainings.
+    Folders and patterns are sorted, and leave out images that `taesd-jax` wrote, as their metadata
+    says, and the sheets of samples of training runs.
 
     Raises:
         MediaFileError: A source does not exist or has no images.
@@ -48,4 +46,7 @@ def list_images(sources: Iterable[str | os.PathLike[str]]) -> list[Path]:
 
 def _is_result(path: Path) -> bool:
     is_sheet = path.parent.name == "samples" and (path.parent.parent / RECIPE_FILE).exists()
-    return is_sheet or _RESULT.search(path.name) is not None
+    try:
+        return is_sheet or bool(command_of(path))
+    except MediaFileError:
+        return False  # whoever reads it says what is wrong with it
