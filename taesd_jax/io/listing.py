@@ -23,8 +23,8 @@ _COMMANDS = ("encode", "roundtrip", "train")
 def list_images(sources: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """List image files, each once, of files, folders with their subfolders and glob patterns.
 
-    Folders and patterns are sorted, and leave out what `taesd-jax` writes itself: results such as
-    `cat.roundtrip.png`, and the sheets of samples of trainings.
+    Folders and patterns are sorted, and leave out images that `taesd-jax` wrote, as their metadata
+    says, and the sheets of samples of training runs.
 
     Raises:
         MediaFileError: A source does not exist or has no images.
@@ -82,4 +82,7 @@ def drop_repeated(paths: Iterable[Path]) -> list[Path]:
 def _is_result(path: Path) -> bool:
     is_sheet = path.parent.name == "samples" and (path.parent.parent / RECIPE_FILE).exists()
     named = _RESULT.search(path.name) is not None
-    return is_sheet or named or command_of(path) in _COMMANDS
+    try:
+        return is_sheet or named or command_of(path) in _COMMANDS
+    except MediaFileError:
+        return False  # whoever reads it says what is wrong with it
