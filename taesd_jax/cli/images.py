@@ -25,11 +25,9 @@ from ..model.validation import check_latent
 from ..weights.files import digest_tree
 from ..weights.sources import BUNDLED
 from .large import decode_large, encode_large
-from .options import MODEL_HELP, expand, for_each, model_on_device
+from .options import IMAGES_HELP, MODEL_HELP, expand, expand_images, for_each, model_on_device
 from .outputs import add_overwrite, check_outputs, file_name, output_paths
 
-# Endings of this command's own results, which patterns of inputs do not match.
-_RESULTS = (".latent.png", ".decoded.png", ".roundtrip.png")
 # Share of values beyond +-3: of published models at most 3 % on photographs and 22 % on a black
 # image (taef1), of Stable Diffusion's full VAEs 38 % or more.
 _RAW_SHARE = 0.3
@@ -37,7 +35,7 @@ _RAW_SHARE = 0.3
 
 def add_encode_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `taesd-jax encode`."""
-    parser.add_argument("images", nargs="+", help="image files or glob patterns")
+    parser.add_argument("images", nargs="+", help=IMAGES_HELP)
     parser.add_argument(
         "--format",
         choices=("npz", "npy", "safetensors", "png"),
@@ -48,7 +46,7 @@ def add_encode_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_encode(args: argparse.Namespace) -> int:
     """Encode images into latent files."""
-    inputs = expand(args.images, skip=_RESULTS)
+    inputs = expand_images(args.images)
     suffixes = (f".{args.format}",) if args.format else LATENT_SUFFIXES
 
     def check_suffix(path: Path) -> None:
@@ -153,14 +151,14 @@ def run_decode(args: argparse.Namespace) -> int:
 
 def add_roundtrip_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `taesd-jax roundtrip`."""
-    text = "image files or glob patterns (default: a photograph that comes with this package)"
+    text = f"{IMAGES_HELP} (default: a photograph that comes with this package)"
     parser.add_argument("images", nargs="*", help=text)
     _add_common_arguments(parser)
 
 
 def run_roundtrip(args: argparse.Namespace) -> int:
     """Encode and decode images; write original and result side by side and print the PSNR."""
-    inputs = expand(args.images, skip=_RESULTS) or [BUNDLED / "sample.jpg"]
+    inputs = expand_images(args.images) or [BUNDLED / "sample.jpg"]
     output = args.output if args.output or args.images else "."
     check = {"check_suffix": check_image_path}
     suffix = f".{Path(os.path.abspath(args.model)).stem}.roundtrip.png"

@@ -62,7 +62,7 @@ def write_latent(
         ValueError: The latent has another rank, or NaN or infinity.
         TypeError: The latent is not floating point.
     """
-    path = Path(path)
+    path, latent = Path(path), np.asarray(latent)
     if latent.dtype.name not in DTYPES:
         raise TypeError(f"latent must be {', '.join(DTYPES)}, got {latent.dtype}")
     if latent.ndim != 4:

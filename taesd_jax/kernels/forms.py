@@ -49,6 +49,7 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     """Return an activation by its name in diffusers; "gelu" is the exact one."""
     return {
         "relu": jax.nn.relu,
+        "leaky_relu": lambda x: jax.nn.leaky_relu(x, 0.2),
         "silu": jax.nn.silu,
         "swish": jax.nn.silu,
         "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -62,7 +63,8 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> 
 
     Args:
         x: Activations.
-        kernel: In the dtype of x.
+        kernel: In the dtype of x; one of (rows, columns, c / groups, o) convolves groups of
+            channels apart.
         stride: Step between outputs, along both axes.
         padding: Zeros above and below, and left and right.
 
@@ -136,6 +138,7 @@ def _convolve(
         window_strides=(stride, stride),
         padding=padding,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1] // kernel.shape[2],
         preferred_element_type=dtype,
     )
 

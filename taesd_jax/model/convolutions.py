@@ -12,7 +12,16 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
-from ..kernels import XLA, Convolve, ConvSpec, Padding, conv_in_float32, fused_conv, is_half
+from ..kernels import (
+    XLA,
+    Convolve,
+    ConvSpec,
+    Engine,
+    Padding,
+    conv_in_float32,
+    fused_conv,
+    is_half,
+)
 
 
 def ones_for(x: jax.Array) -> jax.Array:
@@ -127,17 +136,34 @@ class UpsampleConv(nnx.Module):
         Without padding x brings a row or column of context on each side, and h and w count the
         others.
         """
-        kernel = self.kernel[...]
-        if not is_half(x.dtype):
-            return _nine_products(x, kernel.astype(x.dtype), pad_rows, pad_columns)
-        spec = ConvSpec(
-            padding=_pad(3, rows=pad_rows, columns=pad_columns),
-            upsample=True,
-            # The convolution needs one pixel of a context that is enlarged twice.
-            crop=(int(not pad_rows), int(not pad_columns)),
+        return upsample_conv(
+            x,
+            self.kernel[...],
+            pad_rows=pad_rows,
+            pad_columns=pad_columns,
             engine=self.engine,
         )
-        return fused_conv(x, kernel, spec=spec)
+
+
+def upsample_conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    pad_rows: bool = True,
+    pad_columns: bool = True,
+    engine: Engine = XLA,
+) -> jax.Array:
+    """Do what `UpsampleConv` does, with its kernel."""
+    if not is_half(x.dtype):
+        return _nine_products(x, kernel.astype(x.dtype), pad_rows, pad_columns)
+    spec = ConvSpec(
+        padding=_pad(3, rows=pad_rows, columns=pad_columns),
+        upsample=True,
+        # The convolution needs one pixel of a context that is enlarged twice.
+        crop=(int(not pad_rows), int(not pad_columns)),
+        engine=engine,
+    )
+    return fused_conv(x, kernel, spec=spec)
 
 
 def _nine_products(x: jax.Array, kernel: jax.Array, pad_rows: bool, pad_columns: bool) -> jax.Array:

@@ -139,7 +139,7 @@ def bind(
         ValueError: The params are not those of this component of `config`; lists every difference.
     """
     graph, shapes = _abstract(component, config)
-    _check_params(component_params, nnx.to_pure_dict(shapes), component)
+    check_params(component_params, nnx.to_pure_dict(shapes), component)
     module = nnx.merge(graph, component_params)
     module.set_attributes(engine=engine)
     return module
@@ -168,7 +168,8 @@ def _abstract(component: Component, config: AutoencoderTinyConfig) -> tuple[Any,
     return nnx.split(nnx.eval_shape(lambda: Network(component, config, rngs=nnx.Rngs(0))))
 
 
-def _check_params(params: Params, expected: Params, component: Component) -> None:
+def check_params(params: Params, expected: Params, component: Component) -> None:
+    """Raise ValueError, with every difference, unless two trees have the same names and shapes."""
     got, want = _shapes(params), _shapes(expected)
     if got != want:
         missing = sorted(want.keys() - got.keys())
