@@ -115,7 +115,7 @@ def reading(path: Path) -> Iterator[None]:
     except MediaFileError:
         raise
     except FileNotFoundError as error:
-        raise MediaFileError(f"no such file: {path}") from error
+        raise MediaFileError(f"{path}: no such file") from error
     except Exception as error:  # Pillow, NumPy and tifffile raise every kind on broken files
         raise MediaFileError(f"{path}: cannot be read: {error}") from error
 

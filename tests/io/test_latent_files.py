@@ -120,7 +120,7 @@ def refuse(path, message):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_broken_files(tmp_path, suffix):
     path = tmp_path / f"x{suffix}"
-    refuse(path, rf"no such file: .*x\{suffix}")
+    refuse(path, rf"x\{suffix}: no such file")
     write_latent(path, random_latent(4), config=TAESD)
     complete = path.read_bytes()
     for keep in (0, 9, len(complete) // 2):
