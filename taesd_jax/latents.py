@@ -165,6 +165,11 @@ def quantize_latents(latent: jax.Array, *, config: AutoencoderTinyConfig) -> jax
 
 def _scale_and_shift(config: AutoencoderTinyConfig) -> tuple[Any, Any]:
     if config.raw_latent_scale is None:
+        if len(names := config.same_architecture) > 1:
+            raise ValueError(
+                f"this config has no raw_latent_scale, which differs between "
+                f"{' and '.join(names)}: pass config.with_variant({names[0]!r}), or another of them"
+            )
         raise ValueError(
             f"{config.variant or 'this config'} has no raw_latent_scale: its full VAE's latents "
             f"differ by more than one scale, or the scale is unknown"

@@ -75,7 +75,7 @@ def named(states, format):
 
 def part(tensors, origin="tensors"):
     shapes = {k: tuple(v.shape) for k, v in tensors.items()}
-    return weights.Part(origin, shapes, lambda: tensors)
+    return weights.Part(origin, shapes, {}, lambda names: {name: tensors[name] for name in names})
 
 
 def assemble(tensors, fields=None, variant=""):

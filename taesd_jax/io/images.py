@@ -173,7 +173,7 @@ def psnr(image: np.ndarray, other: np.ndarray) -> float:
 
 def _register_heif(path: Path) -> None:
     try:
-        import pillow_heif
+        import pillow_heif  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise MediaFileError(f"{path}: HEIC needs pillow-heif: pip install pillow-heif") from error
     pillow_heif.register_heif_opener()

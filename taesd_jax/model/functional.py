@@ -14,6 +14,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from ..config import AutoencoderTinyConfig
+from ..kernels import XLA, Engine
 from .layers import COMPONENTS, Component, Params
 from .modules import Network
 from .validation import check_dtype, check_input, check_out_dtype, check_scale
@@ -29,7 +30,7 @@ class Computation:
         dtype: Dtype of the computation.
         out_dtype: Dtype of the result, "uint8" for images of 8 bits.
         scale: 1, or the scale of a decoder's thumbnails.
-        multiprocessors: Of the Hopper GPU whose kernels may serve; 0 for none.
+        engine: What serves convolutions in half precision; None until a call chooses.
     """
 
     component: Component
@@ -37,7 +38,7 @@ class Computation:
     dtype: str
     out_dtype: str
     scale: float = 1
-    multiprocessors: int = 0
+    engine: Engine | None = None
 
     @classmethod
     def of(
@@ -73,9 +74,9 @@ def apply(
     component_params: Params, x: jax.Array, computation: Computation, *, remat: bool = False
 ) -> jax.Array:
     """Run a component on whole images or latents; not compiled, and x is not checked."""
-    module = bind(component_params, computation.component, computation.config)
-    options: dict[str, Any] = {"remat": remat, "multiprocessors": computation.multiprocessors}
-    return finish(module(x.astype(computation.dtype), **options), computation)
+    engine = computation.engine or XLA
+    module = bind(component_params, computation.component, computation.config, engine)
+    return finish(module(x.astype(computation.dtype), remat=remat), computation)
 
 
 def finish(y: jax.Array, computation: Computation) -> jax.Array:
@@ -120,15 +121,28 @@ def abstract_params(component: Component, config: AutoencoderTinyConfig) -> Para
     return nnx.to_pure_dict(_abstract(component, config)[1])
 
 
-def bind(component_params: Params, component: Component, config: AutoencoderTinyConfig) -> Network:
+def bind(
+    component_params: Params,
+    component: Component,
+    config: AutoencoderTinyConfig,
+    engine: Engine = XLA,
+) -> Network:
     """Return the Flax module of a component with the given params.
+
+    Args:
+        component_params: `params["encoder"]` or `params["decoder"]`.
+        component: Which.
+        config: Architecture.
+        engine: What serves its convolutions in half precision.
 
     Raises:
         ValueError: The params are not those of this component of `config`; lists every difference.
     """
     graph, shapes = _abstract(component, config)
     check_params(component_params, nnx.to_pure_dict(shapes), component)
-    return nnx.merge(graph, component_params)
+    module = nnx.merge(graph, component_params)
+    module.set_attributes(engine=engine)
+    return module
 
 
 def select_component(params: Params, component: Component) -> Params:

@@ -55,15 +55,15 @@ class Network(nnx.Module):
                 continue
             setattr(self, layer.name, part)
 
-    def __call__(self, x: jax.Array, *, remat: bool = False, multiprocessors: int = 0) -> jax.Array:
+    def __call__(self, x: jax.Array, *, remat: bool = False) -> jax.Array:
         """Encode images (n, h, w, 3) or decode latents (n, h, w, z), in the dtype of x.
 
-        Images are about [-1, 1], those decoded are not clipped. The options are those of
+        Images are about [-1, 1], those decoded are not clipped. `remat` is that of
         `apply_layers`.
         """
         x = to_unsigned(x) if self.component == "encoder" else x
         layers = build_layers(self.component, self.config)
-        return apply_layers(self, layers, x, remat=remat, multiprocessors=multiprocessors)
+        return apply_layers(self, layers, x, remat=remat)
 
 
 def apply_layer(
@@ -91,15 +91,13 @@ def apply_layers(
     x: jax.Array,
     *,
     remat: bool = False,
-    multiprocessors: int = 0,
 ) -> jax.Array:
     """Apply some layers of `module` to x (n, h, w, c), in the dtype of x.
 
-    With `remat` the gradient recomputes each block; `multiprocessors` is that of `Conv`.
+    With `remat` the gradient recomputes each block.
     """
-    convolve = functools.partial(apply_conv, multiprocessors=multiprocessors)
     for layer in layers:
-        apply = functools.partial(apply_layer, module, layer, convolve=convolve)
+        apply = functools.partial(apply_layer, module, layer)
         x = jax.checkpoint(apply)(x) if remat and layer.kind == "block" else apply(x)
     return x
 

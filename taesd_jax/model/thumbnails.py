@@ -7,15 +7,13 @@ downsampled full decode.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
 
 from ..config import AutoencoderTinyConfig
-from ..kernels import ConvSpec, fused_conv, round_to, wide_dtype
-from .blocks import apply_conv
+from ..kernels import XLA, ConvSpec, Engine, fused_conv, round_to, wide_dtype
 from .functional import Computation, bind, finish
 from .layers import Layer, Params, scales_of, split_layers, thumbnail_name
 from .modules import apply_layer
@@ -35,7 +33,7 @@ def apply_thumbnail(
         latents,
         config=computation.config,
         scale=computation.scale,
-        multiprocessors=computation.multiprocessors,
+        engine=computation.engine or XLA,
     ):
         # A sum of convolutions: concatenating the features would hold them in memory twice.
         stop = start + x.shape[-1]
@@ -50,18 +48,17 @@ def features(
     *,
     config: AutoencoderTinyConfig,
     scale: float,
-    multiprocessors: int = 0,
+    engine: Engine = XLA,
 ) -> Iterator[jax.Array]:
     """Yield the features (n, 8h * scale, 8w * scale, c) that a head reads.
 
     These are the input of the blocks at one resolution, and the output of each, in the dtype of the
     latent (n, h, w, z).
     """
-    module, x = bind(decoder_params, "decoder", config), latent
+    module, x = bind(decoder_params, "decoder", config, engine), latent
     layers, start = _layers(config, scale)
-    convolve = functools.partial(apply_conv, multiprocessors=multiprocessors)
     for i, layer in enumerate(layers):
-        x = apply_layer(module, layer, x, convolve=convolve)
+        x = apply_layer(module, layer, x)
         if i >= start:
             yield x
 

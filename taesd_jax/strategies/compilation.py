@@ -13,7 +13,7 @@ from ..model.inputs import check_values
 from ..model.layers import Component
 from .placement import place
 from .planner import Limits, plan
-from .run import run, select_params
+from .run import run, select_params, with_engine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +39,12 @@ def compile_planned(
 ) -> CompiledComponent:
     """Choose how to run and compile that, for a model that holds `params`."""
     execution = plan(model.params, x, computation, limits)
+    computation = with_engine(model.params, x, computation, execution.strategy)
 
     def run_component(model: Any, x: jax.Array) -> jax.Array:
         params = select_params(model.params, computation)
         return run(params, x, computation, execution.strategy, execution.batch_size)
 
-    program = jax.jit(run_component).lower(model, x).compile()
+    options = computation.engine and computation.engine.compiler_options
+    program = jax.jit(run_component).lower(model, x).compile(compiler_options=options)
     return CompiledComponent(computation.component, program)

@@ -58,6 +58,13 @@ def is_traced(*trees: Any) -> bool:
     return isinstance(_zero(), Tracer)  # inside jit, whatever the arrays are
 
 
+def is_on_cpu(x: Any, params: Any) -> bool:
+    """Return whether all of this call happens on one CPU, outside of anybody's program."""
+    if is_traced(x, params) or is_sharded(x):
+        return False
+    return device_of(x, params).platform == "cpu"
+
+
 @jax.jit
 def _zero() -> jax.Array:
     return jnp.zeros(())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ from jax.sharding import NamedSharding
 from jax.typing import ArrayLike, DTypeLike
 
 from ..config import AutoencoderTinyConfig
-from ..kernels import count_multiprocessors, is_half
+from ..kernels import ONEDNN_OPTIONS, XLA, Engine, count_multiprocessors, has_onednn, is_half
 from ..model.functional import Computation, Params, apply, bind, finish, select_component
 from ..model.inputs import check_values
 from ..model.thumbnails import apply_thumbnail, select_head
@@ -22,8 +21,7 @@ from .parts import run_full_stages
 from .placement import (
     batch_sharding,
     by_device,
-    device_of,
-    is_sharded,
+    is_on_cpu,
     is_traced,
     place,
     with_auto_axes,
@@ -146,28 +144,43 @@ def run(
         raise ValueError(f"thumbnails run with strategy=Full(), got {strategy}")
     if not isinstance(strategy, Full) and not all(isinstance(size, int) for size in x.shape):
         raise ValueError(f"symbolic sizes run with strategy=Full(), got {strategy} for {x.shape}")
-    if isinstance(strategy, Full) and is_half(computation.dtype):
-        count = count_multiprocessors(strategy.kernels)
-        computation = dataclasses.replace(computation, multiprocessors=count)
+    if computation.engine is None:
+        computation = with_engine(params, x, computation, strategy)
     check_values(x, computation.component)
-    if isinstance(strategy, Tiles) and _is_on_cpu(x, params):
+    if isinstance(strategy, Tiles) and is_on_cpu(x, params):
         geometry = Geometry.of(strategy, computation.component, computation.config)
         return run_tiles_on_host(params, x, computation, geometry, batch_size)
     params, x = place((params, x))
     # XLA's partitioner cannot divide kernels; where only the batch is divided, it need not.
-    sharding = batch_sharding(x) if computation.multiprocessors else None
-    return _run(params, x, computation, strategy, batch_size, sharding)
+    engine = computation.engine or XLA
+    sharding = batch_sharding(x) if engine.multiprocessors else None
+    # Compiler options belong to the outermost program.
+    compiled = _run_by_onednn if engine.onednn and not is_traced(x, params) else _run
+    return compiled(params, x, computation, strategy, batch_size, sharding)
 
 
-def _is_on_cpu(x: Any, params: Any) -> bool:
-    """Return whether all of this call happens on one CPU, outside of anybody's program."""
-    if is_traced(x, params) or is_sharded(x):
-        return False
-    return device_of(x, params).platform == "cpu"
+def with_engine(
+    params: Any, x: Any, computation: Computation, strategy: Strategy | None = None
+) -> Computation:
+    """Choose what serves the convolutions of a call.
+
+    Args:
+        params: Those of the call.
+        x: Its input, or an array of that shape.
+        computation: What is computed.
+        strategy: How, or None for what a planner may choose.
+    """
+    engine = XLA
+    if is_half(computation.dtype) and not isinstance(strategy, Tiles):
+        kernels = strategy.kernels if isinstance(strategy, Full) else None
+        if has_onednn(computation.dtype, kernels) and is_on_cpu(x, params):
+            engine = Engine(onednn=True)
+        elif isinstance(strategy, Full):
+            engine = Engine(multiprocessors=count_multiprocessors(kernels))
+    return dataclasses.replace(computation, engine=engine)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
-def _run(
+def _run_batches(
     params: Any,
     x: jax.Array,
     computation: Computation,
@@ -188,6 +201,10 @@ def _run(
     return with_auto_axes(run_batches, x)(params, x)
 
 
+_run = jax.jit(_run_batches, static_argnums=(2, 3, 4, 5))
+_run_by_onednn = jax.jit(_run_batches, static_argnums=(2, 3, 4, 5), compiler_options=ONEDNN_OPTIONS)
+
+
 def _run_batch(
     params: Any, x: jax.Array, computation: Computation, strategy: Strategy
 ) -> jax.Array:
@@ -197,7 +214,7 @@ def _run_batch(
     if isinstance(strategy, Full):
         return apply(params, x, computation, remat=strategy.remat)
     geometry = Geometry.of(strategy, computation.component, computation.config)
-    module = bind(params, computation.component, computation.config)
+    module = bind(params, computation.component, computation.config, computation.engine or XLA)
     stages = [run_full_stages, run_strips if isinstance(strategy, Strips) else run_tiles]
     x = x.astype(computation.dtype)
     for stage in stages if computation.component == "decoder" else stages[::-1]:

@@ -1,6 +1,7 @@
 """Load and save checkpoints of every published format; needs no torch and starts no backend."""
 
-from .loading import Checkpoint, Part, assemble, load
+from .assembly import Checkpoint, Part, assemble
+from .loading import load
 from .options import LoadOptions
 from .saving import Format, save, serialise
 from .sources import missing_file

@@ -15,7 +15,7 @@ from ..errors import CheckpointError
 from ..io.files import write_files
 from ..model.layers import COMPONENTS, Component, Params, build_layers
 from . import names
-from .files import CONFIG_FILE, DIFFUSERS_FILE, DTYPES, to_bytes
+from .files import CONFIG_FILE, DIFFUSERS_FILE, DTYPES, MODEL, digest_tree, to_bytes
 from .names import KeyFormat
 
 Format = Literal["diffusers", "original", "comfyui", "flax"]
@@ -53,11 +53,19 @@ def save(
     path = Path(path)
     if format != "diffusers" and not path.name:
         raise CheckpointError(f"format {format!r} needs the name of a file, got {str(path)!r}")
+    if format != "diffusers" and f"{path.name}.".startswith(f"{Path(DIFFUSERS_FILE).stem}."):
+        raise CheckpointError(
+            f"{path}: diffusers would read a file of this name as its own: name another file for "
+            f"format {format!r}"
+        )
+    serialised = serialise(params, config, format=format)
+    metadata = {"format": "flax" if format == "flax" else "pt"}
+    if format != "diffusers":
+        metadata["config"] = json.dumps(config.to_dict())
+    if len(serialised) > 1:
+        metadata[MODEL] = digest_tree(serialised)
     contents: dict[Path, bytes] = {}
-    for suffix, tensors in serialise(params, config, format=format).items():
-        metadata = {"format": "flax" if format == "flax" else "pt"}
-        if format != "diffusers":
-            metadata["config"] = json.dumps(config.to_dict())
+    for suffix, tensors in serialised.items():
         file = path / suffix if format == "diffusers" else path.with_name(path.name + suffix)
         contents[file] = to_bytes(tensors, metadata)
     if format == "diffusers":

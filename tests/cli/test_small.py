@@ -81,11 +81,12 @@ def test_the_first_command_needs_nothing(working_folder, capsys):
     assert read_image("mine.png").shape == (400, 1200, 3)
 
 
-def test_what_is_on_disk_comes_before_the_bundled_model(working_folder):
+def test_a_path_of_its_name_is_another_model(working_folder):
     config = VARIANTS["taesd"]
     vae = AutoencoderTiny.init(jax.random.key(0), config)
     vae.save_pretrained("small", format="original")
-    assert load("small").config.decoder_block_out_channels == (64, 64, 64, 64)
+    assert load("./small").config.decoder_block_out_channels == (64, 64, 64, 64)
+    assert load("small").config.decoder_block_out_channels != (64, 64, 64, 64)
 
 
 @pytest.mark.weights

@@ -178,7 +178,7 @@ def test_without_torch_the_command_says_what_to_install(tmp_path):
 def test_the_command_reads_and_writes_pth(working_folder, capsys):
     params, config = random_model(VARIANTS["taef2"])
     convert.save_pth("taef2", params, config)
-    assert main(["convert", "taef2", "taef2.safetensors"]) == 0
+    assert main(["convert", "./taef2", "taef2.safetensors"]) == 0
     assert "taef2.safetensors: flax from original" in capsys.readouterr().out
     assert same(taesd_jax.load("taef2.safetensors").params, params)
     assert main(["convert", "taef2.safetensors", "again", "--to", "pth"]) == 0
