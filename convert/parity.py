@@ -87,11 +87,17 @@ class ParityReport:
             "rows": [dataclasses.asdict(row) for row in self.rows],
         }
 
-    def table(self) -> str:
-        """Return the report as text, a line for each row."""
+    def table(self, *, layers: bool = True) -> str:
+        """Return the report as text, a line for each row.
+
+        Args:
+            layers: Whether to list layers that hold their bound, beside the full components.
+        """
         head = f"{'component':<11}{'layer':<18}{'dtype':<10}{'max error':>11}{'mean error':>12}"
         lines = [f"{head}{'torch max':>11}{'torch mean':>12}"]
         for row in self.rows:
+            if not layers and row.ok and row.layer != "full":
+                continue
             lines.append(
                 f"{row.component:<11}{row.layer:<18}{row.dtype:<10}{row.max_error:>11.2e}"
                 f"{row.mean_error:>12.2e}{row.torch_max_error:>11.2e}"
@@ -99,7 +105,7 @@ class ParityReport:
                 f"  {'ok' if row.ok else 'TOO FAR'}"
             )
         count = sum(not row.ok for row in self.rows)
-        verdict = "every bound holds" if self.ok else f"{count} rows break their bound"
+        verdict = f"{count or 'none'} of {len(self.rows)} rows break their bound"
         lines.append(
             f"{verdict}: float32 max error {FLOAT32_BOUND:g} (times the output's scale where that "
             f"exceeds 1), bfloat16 and float16 mean error {HALF_RATIO:g} times PyTorch's"

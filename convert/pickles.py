@@ -33,7 +33,7 @@ def load_pth(source: str | os.PathLike[str]) -> weights.Checkpoint:
         CheckpointNotFoundError: There is no such file.
         CheckpointError: It is not a state dict of this family, or it would run code.
     """
-    files = find_local(source)
+    files = find_local(Path(source))
     if files is None:
         raise CheckpointNotFoundError(
             f"no such file: {source}, {source}_encoder.pth or {source}_decoder.pth"
@@ -102,8 +102,9 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         else:
             reason = f"not a complete PyTorch file ({type(error).__name__}: {error})"
         raise CheckpointError(f"{path}: {reason}") from error
-    while isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]  # a training's checkpoint, such as PyTorch Lightning's
+    # A training's checkpoint, such as PyTorch Lightning's.
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: expected a state dict, got {type(state).__name__}")
     return state

@@ -198,7 +198,7 @@ class AutoencoderTiny(ModuleSurface):
         >>> decode(vae, jnp.zeros((1, 8, 8, 4))).shape
         (1, 64, 64, 3)
         """
-        x = jax.ShapeDtypeStruct(tuple(shape), check_dtype(dtype))
+        x = jax.ShapeDtypeStruct(tuple(shape), jax.dtypes.canonicalize_dtype(check_dtype(dtype)))
         computation, limits = self._computation(component, x, scale=scale, out_dtype=out_dtype)
         self.check_loaded(component)
         return compile_planned(self, x, computation, limits)

@@ -83,21 +83,20 @@ class ModuleSurface:
         Raises:
             TypeError: It is none of these, or the dtype is not floating point.
         """
-        places = (jax.Device, jax.sharding.Sharding)
-        if isinstance(target, places):
+        if isinstance(target, (jax.Device, jax.sharding.Sharding)):
             device = target
         elif target is not None:
             dtype = target
         if isinstance(device, str):
             raise TypeError(f"a device is one of jax.devices(), got {device!r}")
-        if device is not None:
-            self.params = jax.device_put(self.params, device)
         if dtype is not None:
             try:
                 self.dtype = dtype = jnp.dtype(check_dtype(dtype))
             except TypeError as error:
                 raise TypeError(f"{error}; a device is one of jax.devices()") from error
             self.params = jax.tree.map(lambda p: p.astype(dtype), self.params)
+        if device is not None:
+            self.params = jax.device_put(self.params, device)
         return self
 
     def eval(self) -> Self:

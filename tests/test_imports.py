@@ -35,7 +35,7 @@ ORDER = [
 INSIDE = {
     "model": [
         {"layers"},
-        {"convolutions", "validation", "inputs"},
+        {"convolutions", "inputs", "validation"},
         {"blocks"},
         {"modules"},
         {"functional"},

@@ -131,6 +131,11 @@ def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
     add("model", help=_TORCH_MODEL_HELP)
     add("--image", metavar="FILE", help="image to encode (default: a synthetic one)")
     add("--seed", type=int, default=0, help="seed of the synthetic image (default: %(default)s)")
+    add(
+        "--layers",
+        action="store_true",
+        help="list every layer, not only those that are too far off",
+    )
     text = "also write the report as JSON"
     add("--json", type=file_name, metavar="FILE", help=text)
     add_overwrite(parser)
@@ -143,7 +148,7 @@ def run_verify(args: argparse.Namespace) -> int:
     report = convert_package().parity_report(params, config, image=args.image, seed=args.seed)
     if args.json:
         write_json(args, args.json, report.to_dict())
-    print(report.table())
+    print(report.table(layers=args.layers))
     return 0 if report.ok else 1
 
 

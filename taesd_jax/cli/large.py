@@ -89,7 +89,10 @@ def decode_large(
 
 
 def encode_large(vae: AutoencoderTiny, source: Path, target: Path) -> str:
-    """Encode a .npy or TIFF file of 8-bit pixels (h, w, 3) into a .npy file of a latent."""
+    """Encode a .npy or TIFF file of 8-bit pixels (h, w, 3) into a .npy file of a latent.
+
+    .npy holds neither the model nor the image's size, so `decode` cannot check or crop to them.
+    """
     if target.suffix.lower() != ".npy":
         raise MediaFileError(
             f"{source}: its latent is written as .npy: pass --format npy or a name in .npy to -o"

@@ -14,60 +14,98 @@ from jax.sharding import Mesh
 
 from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
-from ..errors import MediaFileError, TrainingError
+from ..errors import MediaFileError, TrainingError, UsageError
 from ..io.listing import RECIPE_FILE
 from ..model.layers import COMPONENTS, Component
 from ..training import LOSSES, Recipe, RunOptions, list_images, new_student, train
 from ..training.recipe import DTYPES, OPTIMIZERS
 from ..training.trainer import check_installed
 from ..weights.sources import pair_file
-from .options import MODEL_HELP, load_vae, say
+from .options import MODEL_HELP, load_vae, positive_integer, say
 from .outputs import add_overwrite, check_not_inputs, check_outputs, file_name
+
+_DEFAULT = "(default: %(default)s)"
+# Each group of arguments with its fields of the recipe, after those that are no plain numbers.
+_GROUPS = {
+    "student and teacher": ("frozen_stages",),
+    "losses": ("teacher_blend", "sharpen", "replay_size"),
+    "crops": ("crop_size", "num_crops", "max_downscale", "hue", "saturation", "crop_candidates"),
+    "steps": ("steps", "batch_size", "learning_rate", "warmup", "ema_decay", "seed"),
+    "evaluation and log": (),
+}
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `taesd-jax train`."""
+    parser.usage = "taesd-jax train {encoder,decoder} IMAGES ... -o FOLDER [OPTION ...]"
     add = parser.add_argument
-    default = "(default: %(default)s)"
     add("component", choices=COMPONENTS, help="what to train")
     add("images", nargs="+", help="image files, folders or glob patterns")
     text = "folder; both components of a model may share it"
     add("-o", "--output", type=file_name, required=True, help=text)
+    text = "resume the training in the folder; with `auto`, start one if there is none"
+    add("--resume", nargs="?", choices=("auto",), const=True, default=False, help=text)
     add_overwrite(parser)
+    groups = {title: parser.add_argument_group(title) for title in _GROUPS}
+    _add_models(groups["student and teacher"])
+    _add_losses(groups["losses"])
+    _add_evaluation(groups["evaluation and log"])
+    add = groups["steps"].add_argument
+    add("--optimizer", choices=tuple(OPTIMIZERS), default="muon", help=_DEFAULT)
+    add("--dtype", choices=DTYPES, default="float32", help=f"dtype of the computation {_DEFAULT}")
+    add("--remat", action="store_true", help="recompute blocks in the backward pass: less memory")
+    fields = {field.name: field for field in dataclasses.fields(Recipe)}
+    for title, names in _GROUPS.items():
+        for field in map(fields.__getitem__, names):
+            text = field.metadata["help"] + ("" if field.default is None else f" {_DEFAULT}")
+            groups[title].add_argument(
+                f"--{field.name.replace('_', '-')}",
+                type=field.metadata["kind"],
+                default=field.default,
+                metavar="N",
+                help=text,
+            )
+    text = "where the teacher's results for --num-crops are kept (default: inside -o)"
+    groups["crops"].add_argument("--teacher-cache", metavar="FOLDER", help=text)
+
+
+def _add_models(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add("--teacher", help=f"{MODEL_HELP} (default: what --init names, else taesd)")
     add("--init", help="model to start from; the component that is not trained stays as it is")
     text = "of a new student's stages, latent first"
-    add("--widths", type=int, nargs="+", metavar="N", help=f"channels {text}")
-    add("--blocks", type=int, nargs="+", metavar="N", help=f"blocks {text}")
-    add("--held-out", nargs="+", default=[], help="images to evaluate with, not trained on")
-    text = f"side in pixels that their largest square is resized to {default}"
-    add("--eval-size", type=int, default=256, metavar="N", help=text)
-    text = f"steps between evaluations and checkpoints {default}"
-    add("--eval-every", type=int, default=500, metavar="N", help=text)
-    text = f"steps between lines of the log {default}"
-    add("--log-every", type=int, default=50, metavar="N", help=text)
-    text = "where the teacher's results for --num-crops are kept (default: inside -o)"
-    add("--teacher-cache", metavar="FOLDER", help=text)
-    add("--resume", action="store_true", help="resume the training in the folder, if any")
+    add("--widths", type=positive_integer, nargs="+", metavar="N", help=f"channels {text}")
+    add("--blocks", type=positive_integer, nargs="+", metavar="N", help=f"blocks {text}")
+
+
+def _add_losses(group: argparse._ArgumentGroup) -> None:
     listed = "; ".join(f"{name} ({row.weight:g}): {row.summary}" for name, row in LOSSES.items())
     text = f"weighted sum to minimise (default: mse). Each with its default weight: {listed}"
-    add("--losses", nargs="+", metavar="NAME[=WEIGHT]", default=["mse"], help=text)
-    add("--optimizer", choices=tuple(OPTIMIZERS), default="muon", help=default)
-    add("--dtype", choices=DTYPES, default="float32", help=f"dtype of the computation {default}")
-    add("--remat", action="store_true", help="recompute blocks in the backward pass: less memory")
-    for field in dataclasses.fields(Recipe):
-        if numbers := field.metadata:
-            flag = f"--{field.name.replace('_', '-')}"
-            text = numbers["help"] + ("" if field.default is None else f" {default}")
-            add(flag, type=numbers["kind"], default=field.default, metavar="N", help=text)
+    group.add_argument("--losses", nargs="+", metavar="NAME[=WEIGHT]", default=["mse"], help=text)
+
+
+def _add_evaluation(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--held-out", nargs="+", default=[], help="images to evaluate with, not trained on")
+    text = f"side in pixels that their largest square is resized to {_DEFAULT}"
+    add("--eval-size", type=positive_integer, default=256, metavar="N", help=text)
+    text = f"steps between evaluations and checkpoints {_DEFAULT}"
+    add("--eval-every", type=positive_integer, default=500, metavar="N", help=text)
+    text = f"steps between lines of the log {_DEFAULT}"
+    add("--log-every", type=positive_integer, default=50, metavar="N", help=text)
 
 
 def run_train(args: argparse.Namespace) -> int:
     """Train a tiny encoder or decoder to match a larger model, or fine-tune one."""
     check_installed()
     fields: dict[str, Any] = {f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe)}
-    fields["losses"] = _parse_losses(args.losses)
-    recipe = Recipe(**fields)
+    if args.init and (args.widths or args.blocks):
+        raise UsageError("--widths and --blocks are for new students; --init has its own")
+    try:
+        fields["losses"] = _parse_losses(args.losses)
+        recipe = Recipe(**fields)
+    except (ValueError, TypeError) as error:
+        raise UsageError(str(error)) from error
     held_out = list_images(args.held_out)
     excluded = {path.resolve() for path in held_out}
     images = [path for path in list_images(args.images) if path.resolve() not in excluded]
@@ -110,8 +148,6 @@ def _load_models(
     if init is None:
         config = _student_config(teacher.config, component, args.widths, args.blocks)
         return new_student(component, config, seed=recipe.seed), teacher
-    if args.widths or args.blocks:
-        raise TrainingError("--widths and --blocks are for new students; --init has its own")
     init.check_loaded(component)
     if init.config.shares_latents(teacher.config):
         return init, teacher

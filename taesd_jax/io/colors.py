@@ -22,8 +22,8 @@ _PROFILE_MODES = {"GRAY": ("L",), "RGB": ("L", "RGB"), "CMYK": ("CMYK",)}
 def to_srgb(file: Any, path: Path) -> np.ndarray:
     """Return an image that Pillow opened as 8-bit sRGB (h, w, 3).
 
-    The EXIF rotation is applied, an embedded ICC profile is converted from, alpha is composited
-    over white. What has no usable profile is taken for sRGB.
+    This applies the EXIF rotation, converts from an embedded ICC profile, and composites alpha over
+    white. What has no usable profile is taken for sRGB.
 
     Raises:
         MediaFileError: Its values are not unsigned integers of up to 16 bits, or Pillow would

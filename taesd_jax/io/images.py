@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import MediaFileError
 from .colors import to_srgb
 from .files import reading, write_files
+from .latent_png import PNG_TEXT
 
 # Formats that keep the size of every image and, except for losses and GIF's palette, its colours.
 _WRITABLE = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "SGI", "TGA", "TIFF",
@@ -59,6 +60,8 @@ def read_pixels(path: str | os.PathLike[str]) -> np.ndarray:
             with Image.open(
                 path, formats=[name for name in _READABLE if name in Image.OPEN]
             ) as file:
+                if PNG_TEXT in file.info:
+                    raise MediaFileError(f"{path}: a latent, not an image; decode it first")
                 return to_srgb(file, path)
         except Image.DecompressionBombError as error:
             raise MediaFileError(

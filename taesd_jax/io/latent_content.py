@@ -12,17 +12,17 @@ import numpy as np
 
 from ..config import AutoencoderTinyConfig
 from ..errors import MediaFileError
+from .latent_fields import FIELDS
 from .latent_png import read_png
 
-# Names of the fields that `write_latent` stores beside the array.
-FIELDS = ("image_size", "data_format", "latent_space", "config", "model", "encoder_sha256",
-          "software")  # fmt: skip
 SAFETENSORS = (".safetensors", ".latent")
 TORCH = (".pt", ".pth")
 READABLE = (".npy", ".npz", *SAFETENSORS, ".png", *TORCH)
 # An archive may unpack to so many bytes, or to so many times its size.
 _MAX_UNPACKED = 64 * 2**20
 _MAX_EXPANSION = 8
+# Names in a message; a checkpoint given as a latent has a hundred.
+_MAX_SHOWN = 8
 # ComfyUI's LoadLatent divides files without the name below by this; the others are unscaled.
 _COMFYUI, _COMFYUI_UNSCALED, _COMFYUI_SCALE = "latent_tensor", "latent_format_version_0", 0.18215
 # kohya's sd-scripts: latents or latents_HxW in .npz, latents_HxW_DTYPE in .safetensors.
@@ -55,9 +55,11 @@ def read_content(path: Path, *, config: AutoencoderTinyConfig, key: str | None) 
             writes.
 
     Raises:
+        FileNotFoundError: There is no such file.
         MediaFileError: The file has no such array, or unpacks to far more than its size.
         Exception: Of any kind, for broken files.
     """
+    path.stat()  # a missing file is no broken one
     match path.suffix.lower():
         case ".npy":
             return Content(np.load(path, mmap_mode="r", allow_pickle=False), {})
@@ -107,8 +109,12 @@ def _read_torch(path: Path, config: AutoencoderTinyConfig, key: str | None) -> C
         raise MediaFileError(
             f"{path}: expected a tensor or a dict of tensors, saved by torch.save"
         ) from error
-    tensors = content if isinstance(content, dict) else {"": content}
-    tensors = {str(k): v.detach() for k, v in tensors.items() if isinstance(v, torch.Tensor)}
+    named = content if isinstance(content, dict) else {"": content}
+    tensors = {
+        str(name): tensor.detach()
+        for name, tensor in named.items()
+        if isinstance(tensor, torch.Tensor) and tensor.is_floating_point()
+    }
     name = _select_name(tensors, path, key)
     # A tensor may repeat few stored values many times.
     _check_size(path, tensors[name].numel() * 4)
@@ -125,9 +131,10 @@ def _select_name(names: Iterable[str], path: Path, key: str | None) -> str:
         kohya = [name for name in names if (m := _KOHYA.fullmatch(name)) and not m["flipped"]]
         candidates = known[:1] or kohya or names
     if len(candidates) != 1:
+        shown = ", ".join(names[:_MAX_SHOWN]) + (", ..." if len(names) > _MAX_SHOWN else "")
         raise MediaFileError(
-            f"{path}: expected one array or one named {key or 'latent'!r}, got {names}; "
-            f"name one with --key"
+            f"{path}: expected one array or one named {key or 'latent'!r}, got {len(names)}: "
+            f"{shown}; name one with key (--key)"
         )
     return candidates[0]
 

@@ -17,7 +17,7 @@ import numpy as np
 from ..config import AutoencoderTinyConfig
 from ..errors import MediaFileError
 
-_TEXT = "taesd-jax"
+PNG_TEXT = "taesd-jax"  # key of the text that says how a latent is stored
 
 
 def png_bytes(
@@ -42,7 +42,7 @@ def png_bytes(
     stored = {"latent_channels": z, **fields}
     stored |= {"magnitude": config.latent_magnitude, "shift": config.latent_shift}
     text, buffer = PngInfo(), io.BytesIO()
-    text.add_text(_TEXT, json.dumps(stored))
+    text.add_text(PNG_TEXT, json.dumps(stored))
     Image.fromarray(groups.reshape(z // 4 * h, w, 4)).save(buffer, "PNG", pnginfo=text)
     return buffer.getvalue()
 
@@ -62,9 +62,11 @@ def read_png(path: Path, *, config: AutoencoderTinyConfig) -> tuple[np.ndarray, 
         if file.mode != "RGBA":
             raise MediaFileError(f"{path}: a latent's PNG must be RGBA, got {file.mode}")
         pixels = np.asarray(file)
-        fields = json.loads(getattr(file, "text", {}).get(_TEXT, "{}"))
+        fields = json.loads(getattr(file, "text", {}).get(PNG_TEXT, "{}"))
     if not isinstance(fields, dict):
-        raise ValueError(f"its {_TEXT} text must be a JSON object")
+        raise ValueError(f"its {PNG_TEXT} text must be a JSON object")
+    if not fields and (pixels[..., 3] == 255).all():
+        raise MediaFileError(f"{path}: an opaque image, not a latent; encode it first")
     z, (rows, w, _) = fields.get("latent_channels", 4), pixels.shape
     if type(z) is not int or z < 4 or z % 4 or rows % (z // 4):
         raise MediaFileError(f"{path}: {rows} rows cannot hold {z!r} latent channels")

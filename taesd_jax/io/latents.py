@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
-import warnings
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,12 +14,11 @@ from ..config import AutoencoderTinyConfig
 from ..errors import MediaFileError
 from .files import reading, write_files
 from .latent_content import Content, read_content
+from .latent_fields import check_model, make_fields, name_of, read_size
 from .latent_png import png_bytes
 
 SUFFIXES = (".npy", ".npz", ".safetensors", ".png")
 DTYPES = ("float32", "float16", "bfloat16", "float64")
-# What models that read each other's latents have in common, where it is known.
-_LATENT_FIELDS = ("latent_channels", "spatial_factor", "raw_latent_scale", "raw_latent_shift")
 
 
 class StoredLatent(NamedTuple):
@@ -65,20 +62,17 @@ def write_latent(
         ValueError: The latent has another rank, or NaN or infinity.
         TypeError: The latent is not floating point.
     """
-    path = Path(path)
+    path, latent = Path(path), np.asarray(latent)
     if latent.dtype.name not in DTYPES:
         raise TypeError(f"latent must be {', '.join(DTYPES)}, got {latent.dtype}")
     if latent.ndim != 4:
         raise ValueError(f"latent must be (n, h, w, z), got shape {latent.shape}")
     check_finite(latent)
-    fields: dict[str, Any] = {"data_format": "NHWC", "latent_space": "model"}
-    fields["config"] = json.dumps(config.to_dict())
-    fields |= {"model": config.name_or_path} if config.name_or_path else {}
-    fields |= {"encoder_sha256": encoder_sha256} if encoder_sha256 else {}
-    fields |= {"software": software} if software else {}
-    fields |= {"image_size": [int(side) for side in image_size]} if image_size else {}
-    buffer = io.BytesIO()
+    fields = make_fields(
+        config, image_size=image_size, encoder_sha256=encoder_sha256, software=software
+    )
     portable = latent.astype(np.float32) if latent.dtype.name == "bfloat16" else latent
+    buffer = io.BytesIO()
     match path.suffix.lower():
         case ".npy":
             np.save(buffer, portable, allow_pickle=False)
@@ -129,26 +123,17 @@ def read_latent(
     path = Path(path)
     with reading(path):
         content = read_content(path, config=config, key=key)
-        _check_model(content.fields, path, config, encoder_sha256)
-        size = _image_size(content.fields)
-    latent = content.array
-    if not isinstance(latent, np.ndarray):
-        raise MediaFileError(f"{path}: expected one array, got {type(latent).__name__}")
-    if latent.ndim not in (3, 4) or latent.dtype.name not in DTYPES or 0 in latent.shape:
-        raise MediaFileError(
-            f"{path}: expected {', '.join(DTYPES)} of shape (h, w, z) or (n, h, w, z), got "
-            f"{latent.dtype} {latent.shape}"
-        )
-    # Files may hold the other byte order, which JAX does not take.
-    latent = latent.astype(latent.dtype.newbyteorder("="), copy=False)
-    latent = latent[None] if latent.ndim == 3 else latent
+        check_model(content.fields, path, config=config, encoder_sha256=encoder_sha256)
+        size = read_size(content.fields)
+    latent = _to_batch(content.array, path)
     latent = _to_nhwc(latent, data_format or content.data_format, path, config)
     if raw or content.raw_multiplier is not None:
         latent = _to_model_space(latent, content, path, config)
-    h, w = (side * config.spatial_factor for side in latent.shape[1:3])
+    factor = config.spatial_factor
+    h, w = (side * factor for side in latent.shape[1:3])
     size = size or (h, w)
     # `encode` pads by less than one latent.
-    if not (0 <= h - size[0] < config.spatial_factor and 0 <= w - size[1] < config.spatial_factor):
+    if not (0 <= h - size[0] < factor and 0 <= w - size[1] < factor):
         raise MediaFileError(
             f"{path}: its image_size is {size[1]}x{size[0]}, but it decodes to {w}x{h}"
         )
@@ -164,39 +149,18 @@ def check_finite(latent: np.ndarray) -> None:
             )
 
 
-def _check_model(
-    fields: dict[str, Any], path: Path, config: AutoencoderTinyConfig, encoder_sha256: str | None
-) -> None:
-    """Raise MediaFileError if another model made the latents; warn if that cannot be told."""
-    if "config" not in fields:
-        return
-    maker = AutoencoderTinyConfig.from_dict(json.loads(fields["config"]))
-    name = fields.get("model") or maker.variant or "another model"
-    pairs = [(getattr(maker, field), getattr(config, field)) for field in _LATENT_FIELDS]
-    known = [pair for pair in pairs if None not in pair]
-    # ComfyUI's checkpoints store the scale in float32.
-    if not all(math.isclose(a, b, rel_tol=1e-6) for a, b in known):
+def _to_batch(array: Any, path: Path) -> np.ndarray:
+    """Return the array of a file with four axes, checked to be floating point."""
+    if not isinstance(array, np.ndarray):
+        raise MediaFileError(f"{path}: expected one array, got {type(array).__name__}")
+    if array.ndim not in (3, 4) or array.dtype.name not in DTYPES or 0 in array.shape:
         raise MediaFileError(
-            f"{path}: made by {name}, whose latents {_name(config)} cannot decode; load that "
-            f"model (--model {name})"
+            f"{path}: expected {', '.join(DTYPES)} of shape (h, w, z) or (n, h, w, z), got "
+            f"{array.dtype} {array.shape}"
         )
-    digest = fields.get("encoder_sha256")
-    if len(known) < len(pairs) and digest and encoder_sha256 and digest != encoder_sha256:
-        warnings.warn(
-            f"{path}: made by {name} with an encoder that is not the one of this model; they may "
-            f"have different latents",
-            stacklevel=3,
-        )
-
-
-def _image_size(fields: dict[str, Any]) -> tuple[int, int] | None:
-    size = fields.get("image_size")
-    size = json.loads(size) if isinstance(size, str) else size
-    if size is None:
-        return None
-    if not isinstance(size, list) or len(size) != 2 or any(type(side) is not int for side in size):
-        raise ValueError(f"image_size must be two integers, got {size!r}")
-    return size[0], size[1]
+    # Files may hold the other byte order, which JAX does not take.
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return array[None] if array.ndim == 3 else array
 
 
 def _to_nhwc(
@@ -214,7 +178,7 @@ def _to_nhwc(
     elif data_format not in fitting:
         advice = f"; it is {fitting[0]}" if fitting else ""
         raise MediaFileError(
-            f"{path}: {_name(config)} needs {channels} latent channels, which shape "
+            f"{path}: {name_of(config)} needs {channels} latent channels, which shape "
             f"{latent.shape} does not have as {data_format}{advice}"
         )
     return latent if data_format == "NHWC" else latent.transpose(0, 2, 3, 1)
@@ -228,11 +192,7 @@ def _to_model_space(
     if config.raw_latent_scale is None:
         raise MediaFileError(
             f"{path}: its latents have the scale of the full VAE, which is not known for "
-            f"{_name(config)} (no raw_latent_scale)"
+            f"{name_of(config)} (no raw_latent_scale)"
         )
     latent = latent.astype(np.float32) * np.float32(content.raw_multiplier or 1)
     return (latent - (config.raw_latent_shift or 0)) * config.raw_latent_scale
-
-
-def _name(config: AutoencoderTinyConfig) -> str:
-    return config.variant or config.name_or_path or "this model"

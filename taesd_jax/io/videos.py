@@ -162,7 +162,7 @@ def _checked(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 def _import_av(path: Path) -> Any:
     try:
-        import av
+        import av  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise MediaFileError(
             f"{path}: video files need PyAV: pip install 'taesd-jax[video]'; a folder needs nothing"

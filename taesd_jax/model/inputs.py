@@ -69,7 +69,7 @@ def check_values(x: Any, component: Component) -> None:
 
 
 def _scaling(low: float, high: float) -> str:
-    if low < 0:
+    if low < 0 or high > 65535:
         return "scale it to that range"
     half = 127.5 if high <= 255 else 32767.5
     return f"divide values of 0 to {2 * half:g} by {half:g} and subtract 1"

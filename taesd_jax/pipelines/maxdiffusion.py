@@ -14,7 +14,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from ..autoencoder import AutoencoderTiny
-from ..model.layers import Params
 from .latent_check import check_latents
 from .linen import FlaxAutoencoderTiny
 
@@ -32,15 +31,17 @@ def replace_vae(
     """Give a pipeline a tiny autoencoder in the place of its VAE, and its params to `params`.
 
     This sets `pipeline.vae` and `params["vae"]`, or FLUX.1's `params["flux_vae"]`, or Z-Image's
-    `pipeline.vae_params` with a shift of 0. The new params lie on the mesh of those they replace.
-    Call it before states are made and before anything is compiled.
+    `pipeline.vae_params` with a shift of 0. The new params lie on the mesh of those they replace,
+    or on the pipeline's where there are none. Call it before states are made and before anything
+    is compiled.
 
     Args:
         pipeline: Stable Diffusion, SDXL, FLUX.1 or Z-Image of MaxDiffusion, or one of diffusers'
             Flax pipelines. FLUX.2 klein gets its VAE in its script, see docs/pipelines.md.
         params: The dict that came with the pipeline, changed in place; None for Z-Image.
         vae: A model, or a name or path for `AutoencoderTiny.from_pretrained`.
-        dtype: Dtype of the computation and of the images; that of the replaced VAE by default.
+        dtype: Dtype of the computation and of the images; by default that of the model given, or
+            else of the replaced VAE.
         weights_dtype: Dtype of the params; that of the replaced ones by default.
 
     Raises:
@@ -51,21 +52,18 @@ def replace_vae(
     if not isinstance(vae, AutoencoderTiny):
         vae = AutoencoderTiny.from_pretrained(vae)
     if pipeline.vae is not None:
-        theirs = pipeline.vae.config
-        # A module of ours has scale 1 in the place of the raw scale.
-        scale = getattr(theirs, "raw_latent_scale", None) or theirs.scaling_factor
-        factor = 2 ** (len(theirs.block_out_channels) - 1)
-        channels = theirs.latent_channels
-        check_latents(vae.config, channels=channels, spatial_factor=factor, scale=scale)
+        _check_latents(pipeline.vae.config, vae)
     key = "flux_vae" if hasattr(pipeline, "flux") else "vae"
     own_params = hasattr(pipeline, "vae_params")
     replaced = jax.tree.leaves(pipeline.vae_params if own_params else (params or {}).get(key))
     if weights_dtype is None:
         weights_dtype = replaced[0].dtype if replaced else jnp.float32
-    dtype = getattr(pipeline.vae, "dtype", None) if dtype is None else dtype
+    dtypes = (dtype, vae.dtype, getattr(pipeline.vae, "dtype", None))
+    dtype = next((each for each in dtypes if each is not None), None)
     options = {"dtype": dtype, "weights_dtype": weights_dtype}
     module, vae_params = FlaxAutoencoderTiny.from_model(vae, **options)
-    vae_params = _place_like(vae_params, replaced)
+    if (mesh := _mesh(pipeline, replaced)) is not None:
+        vae_params = jax.device_put(vae_params, NamedSharding(mesh, PartitionSpec()))
     pipeline.vae = with_base(module, _model_base(pipeline))
     if own_params:
         pipeline.vae_params, pipeline.vae_shift_factor = vae_params, 0.0
@@ -108,11 +106,20 @@ def _check_pipeline(pipeline: Any, params: Any) -> None:
         )
 
 
-def _place_like(params: Params, replaced: list[Any]) -> Params:
-    sharding = getattr(replaced[0], "sharding", None) if replaced else None
-    if not isinstance(sharding, NamedSharding):
-        return params
-    return jax.device_put(params, NamedSharding(sharding.mesh, PartitionSpec()))
+def _check_latents(theirs: Any, vae: AutoencoderTiny) -> None:
+    scale = theirs.scaling_factor
+    if scale == 1:  # theirs is a tiny model's, which may tell the full VAE's scale
+        scale = getattr(theirs, "raw_latent_scale", None)
+    factor = 2 ** (len(theirs.block_out_channels) - 1)
+    check_latents(vae.config, channels=theirs.latent_channels, spatial_factor=factor, scale=scale)
+
+
+def _mesh(pipeline: Any, replaced: list[Any]) -> Any:
+    """Return the mesh that params lie on, the pipeline's where there were none, or None."""
+    if not replaced:
+        return getattr(pipeline, "mesh", None)
+    sharding = getattr(replaced[0], "sharding", None)
+    return sharding.mesh if isinstance(sharding, NamedSharding) else None
 
 
 def _model_base(pipeline: Any) -> type:

@@ -192,12 +192,13 @@ def _parts(computation: Computation, platform: str) -> list[Strategy]:
 
 
 def default_budget(device: Any) -> int:
-    """Return how many bytes temporaries may take: an eighth of all the memory of a device.
+    """Return how many bytes temporaries may take: an eighth of all the memory of a device."""
+    return int(device_memory(device) * _SHARE)
 
-    A device that reports nothing is taken to have the host's memory.
-    """
-    stats = device.memory_stats() or {}
-    return int(stats.get("bytes_limit", _host_memory()) * _SHARE)
+
+def device_memory(device: Any) -> int:
+    """Return a device's bytes of memory; one that reports nothing is taken to have the host's."""
+    return (device.memory_stats() or {}).get("bytes_limit", _host_memory())
 
 
 @functools.cache

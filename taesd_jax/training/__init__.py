@@ -5,7 +5,8 @@ from ..io.listing import list_images
 from .recipe import Recipe
 from .registry import LOSSES
 from .run_options import RunOptions
-from .trainer import new_student, train
+from .student import new_student
+from .trainer import train
 
 __all__ = [
     "LOSSES",

@@ -138,5 +138,5 @@ def check_size(path: Path, pixels: np.ndarray, minimum: int) -> None:
 
 
 def describe_images(images: Iterable[Path]) -> list[str]:
-    """Return names and sizes in bytes, by which trainings are told apart; "gone" for no file."""
+    """Return names and sizes in bytes, which tell training runs apart; "gone" for no file."""
     return [f"{p.name}:{p.stat().st_size if p.exists() else 'gone'}" for p in images]

@@ -86,7 +86,7 @@ def encoded_patches(
     """Return how far apart the distributions of an encoder's features are within windows.
 
     Like `patches`, for the outputs of an encoder's first two stages, with each channel divided by
-    its deviation in the target. Pixels cannot tell strokes from grit of the same strength; the
+    its deviation in the target. Pixels cannot tell lines from noise of the same strength; the
     encoder can. Windows have 64 places of the first stage, which are pixels unless the encoder
     starts with a stem.
 

@@ -1,4 +1,4 @@
-"""What a training learns, as one value."""
+"""What a student learns, as one value."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _number(
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Describe what a training learns; with the images and models it decides the result.
+    """Describe what a student learns; with the images and models it decides the result.
 
     Each number has its bounds and its meaning in its field below, and in `taesd-jax train --help`.
 
@@ -60,7 +60,7 @@ class Recipe:
     max_downscale: float = _number(6.0, 1, inf, "crops are shrunk by up to this factor")
     hue: float = _number(0.05, 0, 1, "largest rotation of a crop's colours, in turns")
     saturation: float = _number(0.3, 0, 10, "largest change of saturation, 1 for double or half")
-    crop_candidates: int = _number(1, 1, inf, "random crops of which the busiest is taken")
+    crop_candidates: int = _number(1, 1, inf, "random crops to choose the busiest from")
     num_crops: int | None = _number(
         None, 1, inf, "number of different crops, with cached results (default: no limit)", kind=int
     )
@@ -68,12 +68,14 @@ class Recipe:
         None,
         1e-12,
         inf,
-        "its peak (default: 8e-3 for muon, 3e-4 for amsgrad)",
+        "peak learning rate (default: 8e-3, of amsgrad 3e-4)",
         kind=float,
     )
     warmup: int = _number(100, 0, inf, "steps up to the peak, at most a quarter of all")
     ema_decay: float = _number(0.999, 0, 0.99999, "decay of the average of params that is kept")
-    replay_size: int = _number(512, 1, inf, "older fakes that the discriminator may be shown")
+    replay_size: int = _number(
+        512, 1, inf, "earlier images of the student that the discriminator sees"
+    )
     seed: int = _number(0, 0, 2**31 - 1, "seed of everything random")
 
     def __post_init__(self):

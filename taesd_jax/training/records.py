@@ -1,4 +1,4 @@
-"""What a training writes beside its model: metadata, log and checkpoints."""
+"""What a training run writes beside its model: metadata, log and checkpoints."""
 
 from __future__ import annotations
 
@@ -37,8 +37,11 @@ class Log:
 
     def add(self, event: Event) -> None:
         """Write an event."""
-        with self._path.open("a") as file:
-            file.write(json.dumps(event) + "\n")
+        try:
+            with self._path.open("a") as file:
+                file.write(json.dumps(event) + "\n")
+        except OSError as error:  # that of a full disk names no file
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
         self._progress(event)
 
 

@@ -1,6 +1,6 @@
 """The losses that a recipe can name, one row each.
 
-The step, the recipe's checks, the command's help and the README's table all come from this table.
+The step, the recipe's checks, the command's help and the page on training all come from this table.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Loss:
 
 LOSSES = {
     "mse": Loss("output", losses.mse, 1.0, "squared error of images or, of an encoder, latents"),
-    "amplitude": Loss("output", losses.amplitude, 0.2, "amplitudes of their frequencies"),
+    "amplitude": Loss("output", losses.amplitude, 0.2, "amplitudes of their Fourier transforms"),
     "mse_eighth": Loss(
         "images", losses.mse_eighth, 3.0, "squared error at 1/8 of the size: colours", multiple=8
     ),
@@ -64,7 +64,7 @@ LOSSES = {
         "encoder_features",
         losses.encoded_patches,
         1.6,
-        "the same, seen by the teacher's encoder, which tells strokes from grit",
+        "the same of the teacher's encoder features, which tell lines from noise",
         ("key",),
         min_size=24,
     ),
@@ -80,7 +80,7 @@ LOSSES = {
         "output",
         adversarial,
         1.5,
-        "scores of a patch discriminator that is trained along",
+        "scores of a patch discriminator trained alongside",
         ("discriminator", "latent"),
         components=("decoder",),
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from jax.sharding import Mesh
 
@@ -24,14 +24,14 @@ class RunOptions:
         eval_every: Steps between evaluations, each with a sheet of samples and a checkpoint.
         log_every: Steps between lines of the log.
         teacher_cache: Folder for the teacher's results, if the recipe limits the number of crops;
-            by default one in the training's folder. Trainings with the same crops and teacher can
-            share it.
-        resume: Resume the training in the folder, if there is one.
+            by default one in the training's folder. Runs with the same crops and teacher can share
+            it.
+        resume: Resume the training in the folder; "auto" starts one if there is none.
         mesh: Divides the batches over the devices of its first axis.
         progress: Called with each event of the log, and while the cache is filled.
 
     Raises:
-        ValueError: A size or number of steps is below 1.
+        ValueError: A size or number of steps is below 1, or `resume` is something else.
     """
 
     held_out: Sequence[str | os.PathLike[str]] = ()
@@ -39,11 +39,13 @@ class RunOptions:
     eval_every: int = 500
     log_every: int = 50
     teacher_cache: str | os.PathLike[str] | None = None
-    resume: bool = False
+    resume: bool | Literal["auto"] = False
     mesh: Mesh | None = None
     progress: Callable[[Event], object] = lambda event: None
 
     def __post_init__(self):
+        if self.resume not in (False, True, "auto"):
+            raise ValueError(f"resume must be False, True or 'auto', got {self.resume!r}")
         for name in ("eval_size", "eval_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")

@@ -1,4 +1,4 @@
-"""What a training changes from step to step."""
+"""What a training run changes from step to step."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ..config import AutoencoderTinyConfig
-from ..errors import TrainingError
 from ..model.functional import Params
 from ..model.layers import split_layers
 from .discriminator import DiscriminatorState, ReplayBuffer, init_discriminator
@@ -18,7 +16,7 @@ from .recipe import Recipe
 
 
 class State(NamedTuple):
-    """All that a training changes.
+    """All that a training run changes.
 
     Attributes:
         step: Number of steps done.
@@ -73,15 +71,7 @@ def split_frozen(
     return frozen, {name: value for name, value in params.items() if name not in names}
 
 
-def check_finite(loss: float, state: State, number: int) -> None:
-    """Raise TrainingError rather than keep a state that nothing can be learnt from again."""
-    if not (np.isfinite(loss) and _is_finite((state.params, state.ema))):
-        raise TrainingError(
-            f"loss or params are not finite at step {number}, the loss is {loss}; try a lower "
-            f"learning_rate"
-        )
-
-
 @jax.jit
-def _is_finite(tree: Any) -> jax.Array:
+def is_finite(tree: Any) -> jax.Array:
+    """Return whether no array of a pytree has NaN or infinity."""
     return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))

@@ -1,4 +1,4 @@
-"""One step of a training: ask the teacher, move the student towards its targets."""
+"""One step of a training run: ask the teacher, move the student towards its targets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Losses = dict[str, jax.Array]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class StepContext:
-    """What every step of a training reads; a pytree, made by `make_context`.
+    """What every step of a training run reads; a pytree, made by `make_context`.
 
     Attributes:
         config: The student's architecture.
@@ -89,6 +89,7 @@ def make_context(
             component=component,
             config=teacher.config,
         )
+        jax.block_until_ready(sensitivity)  # a caller may change its examples now
     return StepContext(config, recipe, as_pytree(teacher), decoder, sensitivity)
 
 

@@ -72,7 +72,7 @@ class TeacherCache:
         Raises:
             TrainingError: The folder has other crops or the results of another teacher.
         """
-        # Another training that shares the folder waits until everything is there.
+        # Another training run that shares the folder waits until everything is there.
         with locked(self.folder, blocking=True):
             path = self.folder / "cache.json"
             check_or_write_metadata(path, self._metadata, kind="a teacher's cache")

@@ -1,4 +1,4 @@
-"""A training in a folder: checkpoints, a log, samples, and the model at the end."""
+"""A training run in a folder: checkpoints, a log, samples, and the model at the end."""
 
 from __future__ import annotations
 
@@ -15,23 +15,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from .. import weights
 from ..autoencoder import AutoencoderTiny
-from ..config import AutoencoderTinyConfig
 from ..errors import TrainingError
 from ..io.images import from_uint8, write_image
 from ..io.listing import RECIPE_FILE
-from ..model.functional import Params, init
-from ..model.layers import COMPONENTS, Component, build_layers
+from ..model.functional import Params
 from ..strategies.sharding import replicate, shard_images
 from ..weights.files import digest_tree
 from . import records
 from .crops import Crops, describe_images
 from .evaluation import Evaluator
+from .memory import check_sizes
 from .recipe import Recipe
 from .run_options import RunOptions
-from .state import State, check_finite, init_state
+from .state import State, init_state, is_finite
 from .step import StepContext, make_context, train_step
+from .student import join_stored, write_model
 from .teacher_cache import TeacherCache, iter_batches
 from .teachers import Teacher, teacher_digest
 
@@ -40,7 +39,7 @@ _NUM_EXAMPLES = 16  # first crops, which the teacher's sensitivity is measured o
 
 @dataclasses.dataclass(frozen=True)
 class _Training:
-    """A training that is ready to run."""
+    """What a training run needs, checked."""
 
     folder: Path  # of the component; its parent holds the model
     student: AutoencoderTiny
@@ -69,7 +68,7 @@ def train(
 ) -> Params:
     """Train one component of a model and write `folder`/model_{encoder,decoder}.safetensors.
 
-    Trainings of both components may share a folder; `folder`/model then names a complete model.
+    Training runs of both components may share a folder; `folder`/model then names a complete model.
     The student's other component is written too, unless the folder already has one.
     `folder`/{encoder,decoder} gets recipe.json, log.jsonl, samples and checkpoints. On a CPU a
     training that was stopped at any moment and is resumed gives the same bits as one that was not.
@@ -88,9 +87,9 @@ def train(
         {component: average of its params}.
 
     Raises:
-        TrainingError: The folder has a training and `resume` is not set, or another training, or
-            another decoder than the one for an encoder's images; a loss or param is not finite; the
-            extra `train` is not installed.
+        TrainingError: The folder has a training run and `resume` is not set, or has none and it is
+            set, or has another one, or another decoder than the one for an encoder's images; a size
+            cannot fit; a loss or param is not finite; the extra `train` is not installed.
         CheckpointError: The other component in the folder cannot be read.
         MediaFileError: No image can be used.
         ValueError: The recipe or options do not fit the student, the teacher or each other.
@@ -102,7 +101,10 @@ def train(
     with records.locked(training.folder, blocking=False):
         _claim_folder(training)
         state = _run_steps(training)
-        return _write_model(training, state)
+        trained = {recipe.component: jax.tree.map(np.asarray, state.ema)}
+        model = AutoencoderTiny(student.params | trained, student.config)
+        write_model(training.folder.parent, model, recipe.component)
+    return trained
 
 
 def _prepare(
@@ -116,6 +118,11 @@ def _prepare(
     """Check all that can be checked before anything is written."""
     component, mesh = recipe.component, options.mesh
     student.check_loaded(component)
+    _check_resume(folder / component, options)
+    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+    devices = 1 if mesh is None else mesh.size
+    cache = Path(options.teacher_cache or folder / "teacher_cache")
+    check_sizes(recipe, student.config, device, devices=devices, cache=cache)
     crops = Crops([Path(path) for path in images], recipe)
     crops[0]  # raises if no image can be used
     examples = None
@@ -128,9 +135,9 @@ def _prepare(
         "teacher": digest,
         "student": digest_tree((student.params[component], context.decoder)),
         "images": describe_images(crops.images),
-        "devices": 1 if mesh is None else mesh.size,
+        "devices": devices,
     }
-    stored, _ = _join(folder, student, component)  # raises if they do not fit
+    stored, _ = join_stored(folder, student, component)  # raises if they do not fit
     if context.decoder and digest_tree(stored["decoder"]) != digest_tree(context.decoder):
         raise TrainingError(
             f"{folder} has another decoder than the one that makes this encoder's images; name "
@@ -139,22 +146,32 @@ def _prepare(
     context = _put(context, mesh)
     source: Crops | TeacherCache = crops
     if recipe.num_crops is not None:
-        cache = Path(options.teacher_cache or folder / "teacher_cache")
         source = TeacherCache(cache, crops, context.teacher, teacher_digest=digest)
     evaluator = Evaluator(options, context) if options.held_out else None
     return _Training(folder / component, student, context, source, evaluator, metadata, options)
 
 
+def _check_resume(folder: Path, options: RunOptions) -> None:
+    """Raise TrainingError unless the folder has a training run where one is to be resumed."""
+    if records.list_checkpoints(folder):
+        if not (folder / RECIPE_FILE).exists():
+            raise TrainingError(f"{folder} has checkpoints but no {RECIPE_FILE}; name another")
+        if not options.resume:
+            raise TrainingError(f"{folder} has a training run; resume it, or name another folder")
+    elif options.resume is True:
+        raise TrainingError(
+            f"{folder} has no checkpoint to resume from; with resume='auto' (--resume auto) a "
+            f"training starts there if there is none"
+        )
+
+
 def _claim_folder(training: _Training) -> None:
     """Write what a new training is, or check that the one in the folder is the same."""
-    folder, path = training.folder, training.folder / RECIPE_FILE
-    if not records.list_checkpoints(folder):
+    path = training.folder / RECIPE_FILE
+    _check_resume(training.folder, training.options)  # another process may have trained meanwhile
+    if not records.list_checkpoints(training.folder):
         path.unlink(missing_ok=True)  # its training did not come far
-    elif not path.exists():
-        raise TrainingError(f"{folder} has checkpoints but no {path.name}; name another folder")
-    elif not training.options.resume:
-        raise TrainingError(f"{folder} has a training; resume it, or name another folder")
-    records.check_or_write_metadata(path, training.metadata, kind="a training")
+    records.check_or_write_metadata(path, training.metadata, kind="a training run")
 
 
 def _run_steps(training: _Training) -> State:
@@ -179,7 +196,7 @@ def _run_steps(training: _Training) -> State:
         # Before the clock: steps run ahead of Python, and are done once their values are here.
         values = {name: float(value) for name, value in losses.items()}
         pace = (number - last) / (time.perf_counter() - since)
-        check_finite(values["total"], state, number)
+        _check_finite(values["total"], state, folder)
         if logs:
             log.add({"step": number, **values, "steps_per_second": round(pace, 2)})
         if evaluates:
@@ -193,39 +210,15 @@ def _run_steps(training: _Training) -> State:
     return state
 
 
-def _write_model(training: _Training, state: State) -> Params:
-    """Write the model and return the trained component."""
-    component, folder = training.context.recipe.component, training.folder.parent
-    trained = {component: jax.tree.map(np.asarray, state.ema)}
-    model = AutoencoderTiny(training.student.params | trained, training.student.config)
-    # A training of the other component may end at this moment.
-    with records.locked(folder, blocking=True):
-        weights.save(folder / "model", *_join(folder, model, component), format="original")
-    return trained
-
-
-def _join(
-    folder: Path, model: AutoencoderTiny, component: Component
-) -> tuple[Params, AutoencoderTinyConfig]:
-    """Return a model's params and config, with the other component that is in the folder, if any.
-
-    Raises:
-        TrainingError: The two do not fit together.
-    """
-    (other,) = set(COMPONENTS) - {component}
-    file, config = folder / f"model_{other}.safetensors", model.config
-    if not file.exists():
-        return model.params, config
-    stored = weights.load(file)
-    ours, theirs = config.to_dict(), stored.config.to_dict()
-    shared = [name for name in ours if other not in name and component not in name]
-    if differing := [name for name in shared if ours[name] != theirs[name]]:
-        raise TrainingError(
-            f"{file} has another {', '.join(differing)} than this {component}; name another folder"
-        )
-    fields = {name: getattr(stored.config, name) for name in ours if other in name}
-    params = {component: model.params[component], other: stored.params[other]}
-    return params, config.replace(**fields)
+def _check_finite(loss: float, state: State, folder: Path) -> None:
+    """Raise TrainingError rather than keep a state that nothing can be learnt from again."""
+    if np.isfinite(loss) and is_finite((state.params, state.ema)):
+        return
+    kept = "".join(f"; {path} is kept" for path in records.list_checkpoints(folder)[:1])
+    raise TrainingError(
+        f"loss or params are not finite at step {int(state.step)}, the loss is {loss}{kept}; try a "
+        f"lower learning_rate{', in another folder' if kept else ''}"
+    )
 
 
 def _put(tree: Any, mesh: Mesh | None, *, divided: bool = False) -> Any:
@@ -234,20 +227,3 @@ def _put(tree: Any, mesh: Mesh | None, *, divided: bool = False) -> Any:
         return jax.tree.map(jnp.asarray, tree)
     sharding = shard_images(mesh, batch=mesh.axis_names[0]) if divided else replicate(mesh)
     return jax.device_put(tree, sharding)
-
-
-def new_student(
-    component: Component, config: AutoencoderTinyConfig, *, seed: int
-) -> AutoencoderTiny:
-    """Return a model with random params for one component; a decoder's images start mid-grey.
-
-    Args:
-        component: "encoder" or "decoder"; the other one is left out.
-        config: Architecture.
-        seed: Seed of the random numbers.
-    """
-    params = init(jax.random.key(seed), config=config)[component]
-    if component == "decoder":
-        last = params[build_layers(component, config)[-1].name]
-        last["bias"] = last["bias"] + 0.5  # the last convolution's images are in [0, 1]
-    return AutoencoderTiny({component: params}, config)

@@ -69,7 +69,7 @@ def load_video(path: str | os.PathLike[str], *, variant: str | None = None) -> V
         if refused:
             raise CheckpointError(f"expected tensors of {', '.join(DTYPES)}; {'; '.join(refused)}")
     # Only now: the tensors of a file that is no model may be larger than memory.
-    tensors = files.read_tensors(path, header, list(header.shapes))
+    tensors = files.read_tensors(path, header, header.shapes)
     with _prefixed(path):
         params = from_tensors(tensors, config=config)
     return VideoCheckpoint(params, config.replace(name_or_path=str(path)))

@@ -146,13 +146,12 @@ def _open(path: Path) -> Iterator:
         raise CheckpointError(f"{path}: the file is empty; download it again")
     try:
         with path.open("rb") as file:
-            header = int.from_bytes(file.read(8), "little")
-        if path.stat().st_size >= 8 + header > 8 + MAX_HEADER and not describe_file(
-            path, expected=SAFETENSORS
-        ):
+            header_size = int.from_bytes(file.read(8), "little")
+        if path.stat().st_size >= 8 + header_size > 8 + MAX_HEADER:
+            kind = describe_file(path, expected=SAFETENSORS) or f"one of {header_size} bytes"
             raise CheckpointError(
-                f"{path}: not a model of this family: expected a header of at most "
-                f"{MAX_HEADER} bytes, got {header}"
+                f"{path}: expected a safetensors file with a header of at most {MAX_HEADER} bytes, "
+                f"got {kind}"
             )
         with safe_open(path, framework="numpy") as file:
             yield file

@@ -33,9 +33,10 @@ def load(
     original, diffusers', ComfyUI's or this package's Flax format.
 
     Args:
-        source: A safetensors file; `PATH` for a pair `PATH_encoder.safetensors` and
-            `PATH_decoder.safetensors`, or one of them; a folder; a hub id "owner/name"; or a
-            variant's name such as "taesd". Files on disk come first.
+        source: A variant's name such as "taesd", or "small"; a safetensors file, or the index of
+            its shards; `PATH` for a pair `PATH_encoder.safetensors` and
+            `PATH_decoder.safetensors`, or one of them; a folder; or a hub id "owner/name". A path
+            that is spelt like a name or an existing hub id is "./taesd", or a `Path`.
         subfolder: Folder inside the folder or hub repository.
         revision: Branch, tag or commit of a hub repository.
         cache_dir: Folder of the hub's cache.

@@ -39,6 +39,8 @@ PREFIXES: Mapping[KeyFormat, Mapping[Component, str]] = {
 # What other programs put before all names of a model that is a part of theirs: pipelines' names for
 # the VAE, PyTorch's wrappers for several devices and for compiled modules.
 WRAPPERS = ("first_stage_model.", "vae.", "tae.", "module.", "_orig_mod.", "state_dict.")
+# Wrappers around each other that are taken off.
+_MAX_NESTING = 3
 COMFYUI_SCALARS = ("vae_scale", "vae_shift")
 
 _FLAX = re.compile(r"(\d+)(?:\.(conv|pool|skip)(?:_(\d+))?)?\.(kernel|scale|bias)")
@@ -97,18 +99,19 @@ def unwrap(names: Iterable[str]) -> dict[str, str]:
         CheckpointError: Two wrappers stand side by side.
     """
     inside = {name: name for name in names}
-    while wrappers := [w for w in WRAPPERS if any(name.startswith(w) for name in inside)]:
+    for _ in range(_MAX_NESTING):
+        wrappers = [w for w in WRAPPERS if any(name.startswith(w) for name in inside)]
         if len(wrappers) > 1:
             raise CheckpointError(
                 f"several models side by side, {' and '.join(wrappers)}: save one of them alone"
             )
-        (wrapper,) = wrappers
-        outside = [name for name in inside if not name.startswith(wrapper)]
+        prefix = wrappers[0] if wrappers else ""
+        outside = [name for name in inside if not name.startswith(prefix)]
         if any(
             _published(n, format, c) for n in outside for format in PREFIXES for c in COMPONENTS
         ):
             break
-        inside = {n.removeprefix(wrapper): name for n, name in inside.items() if n not in outside}
+        inside = {n.removeprefix(prefix): inside[n] for n in inside if n.startswith(prefix)}
     return inside
 
 

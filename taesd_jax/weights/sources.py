@@ -74,9 +74,10 @@ def find_files(source: str | os.PathLike[str], *, subfolder: str, **hub: Any) ->
         try:
             return _download(f"{_HUB_OWNER}/{name}", subfolder, hub)
         except CheckpointNotFoundError as error:
-            hint = f"; to load what is on disk write ./{name}" if find_local(f"./{name}") else ""
-            raise CheckpointNotFoundError(f"{error}{hint}") from error
-    if _HUB_ID.fullmatch(name) and Path(name).suffix not in (".safetensors", *PICKLES):
+            raise CheckpointNotFoundError(f"{error}{_path_hint(name)}") from error
+    if Path(name).suffix.lower() in (".safetensors", *PICKLES):
+        raise CheckpointNotFoundError(f"no such file: {name!r}")
+    if _HUB_ID.fullmatch(name):
         return _download(name, subfolder, hub)
     close = difflib.get_close_matches(name.lower(), NAMES, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
@@ -175,9 +176,11 @@ def _with_config(files: list[Path]) -> SourceFiles:
     if files[0].name.endswith(_INDEX):
         return SourceFiles(_shards(files[0]), config, variant, are_shards=True)
     if match := _SHARD.fullmatch(stem):
+        advice = f"load {match[1]}{_INDEX} with all shards beside it"
+        if files[0].suffix != ".safetensors":
+            advice = "take those in safetensors, PyTorch's are not read"
         raise CheckpointError(
-            f"{files[0]} is one of {int(match[2])} shards, which is no model: load "
-            f"{match[1]}{_INDEX} with all shards beside it"
+            f"{files[0]} is one of {int(match[2])} shards, which is no model: {advice}"
         )
     return SourceFiles(files, config, variant)
 
@@ -217,6 +220,13 @@ def _config_beside(file: Path) -> Path | None:
     except CheckpointError:
         is_ours = False
     return config if is_ours else None
+
+
+def _path_hint(name: str) -> str:
+    try:
+        return f"; for the model on disk write ./{name}" if find_local(f"./{name}") else ""
+    except CheckpointError:
+        return ""
 
 
 def _pickle_advice(source: str | os.PathLike[str], files: list[Path]) -> str:

@@ -76,7 +76,7 @@ def test_no_weight_is_a_published_one(small, published):
 def test_the_first_command_needs_nothing(working_folder, capsys):
     assert cli.main(["roundtrip"]) == 0
     assert "600x400" in capsys.readouterr().out
-    assert read_image("sample.roundtrip.png").shape == (400, 1200, 3)
+    assert read_image("sample.small.roundtrip.png").shape == (400, 1200, 3)
     assert cli.main(["roundtrip", "-o", "mine.png"]) == 0
     assert read_image("mine.png").shape == (400, 1200, 3)
 

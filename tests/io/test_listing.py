@@ -1,9 +1,15 @@
 """Lists of images: folders, patterns, and what the command writes itself."""
 
-import pytest
+from pathlib import Path
 
+import numpy as np
+import pytest
+from models import SMALL, random_model
+
+from taesd_jax import cli, save
 from taesd_jax.errors import MediaFileError
-from taesd_jax.io.listing import list_images
+from taesd_jax.io import write_image
+from taesd_jax.io.listing import IMAGE_SUFFIXES, list_images
 
 
 def test_lists_of_images(photographs, tmp_path):
@@ -17,15 +23,25 @@ def test_lists_of_images(photographs, tmp_path):
         list_images([tmp_path / "absent.png"])
 
 
-def test_what_the_command_writes_is_left_out(tmp_path):
-    component = tmp_path / "run" / "decoder"
-    (component / "samples").mkdir(parents=True)
-    (component / "recipe.json").write_text("{}")
-    names = ["a.roundtrip.png", "a.decoded.png", "a.decoded-0.png", "a.latent.png", "b.decoded.jpg"]
-    sheet = component / "samples" / "0000001.png"
-    results = [*(tmp_path / name for name in names), sheet]
-    for path in (tmp_path / "a.png", tmp_path / "roundtrip.png", *results):
-        path.touch()
-    for source in (tmp_path, f"{tmp_path}/**/*.*g"):
-        assert [path.name for path in list_images([source])] == ["a.png", "roundtrip.png"]
-    assert list_images(results) == results  # named, they are meant
+def test_what_the_command_writes_is_left_out(working_folder):
+    save("m.safetensors", *random_model(SMALL), format="flax")
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.roundtrip.png"):  # whatever it is called, it is a photograph
+        write_image(name, rng.uniform(-1, 1, (16, 16, 3)).astype("f4"))
+    model = ["--model", "m.safetensors"]
+    for command in (
+        ["encode", "a.png", "-o", "a.latent.png"],
+        ["decode", "a.latent.png", "-o", "decoded.jpg"],
+        ["decode", "a.latent.png", "-o", "decoded.tif"],
+        ["roundtrip", "a.png"],
+        ["roundtrip", "a.png", "-o", "beside.webp"],
+    ):
+        assert cli.main([*command, *model]) == 0
+    sheet = Path("run/decoder/samples/0000001.png")
+    write_image(sheet, np.zeros((8, 8, 3), "f4"))
+    (sheet.parents[1] / "recipe.json").write_text("{}")
+    assert len([path for path in Path().rglob("*.*") if path.suffix in IMAGE_SUFFIXES]) == 8
+    for source in (".", "**/*"):
+        listed = [path for path in list_images([source]) if path.suffix in IMAGE_SUFFIXES]
+        assert [path.name for path in listed] == ["a.png", "b.roundtrip.png"]
+    assert list_images([sheet, "a.roundtrip.png"]) == [sheet, Path("a.roundtrip.png")]  # as named

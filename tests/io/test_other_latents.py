@@ -124,7 +124,7 @@ class TestTorch:
             def __reduce__(self):
                 return print, ("pwned",)
 
-        for content in (Trap(), [1, 2], {"a": 1}):
+        for content in (Trap(), [1, 2], {"a": 1}, torch.zeros(1, 4, 3, 5, dtype=torch.int64)):
             torch.save(content, tmp_path / "x.pt")
             with pytest.raises(MediaFileError, match=r"x\.pt: expected"):
                 read_latent(tmp_path / "x.pt", config=TAESD)

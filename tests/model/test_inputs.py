@@ -43,6 +43,8 @@ def test_images_a_little_outside_and_broken_ones_are_images(vae):
         assert vae.encode(x).latents.shape == (1, 2, 2, 4)
     with pytest.raises(ValueError, match="scale it to that range"):
         vae.encode(100 * image(SHORT, (16, 16)))
+    with pytest.raises(ValueError, match="scale it to that range"):
+        vae.encode(1e6 * (1 + image(SHORT, (16, 16))))
 
 
 def test_arrays_on_a_device_are_not_waited_for(vae):

@@ -1,10 +1,12 @@
 """The table of losses, and the texts that come from it or name its entries."""
 
 import argparse
+import dataclasses
+import itertools
 import re
 from pathlib import Path
 
-from taesd_jax.cli.train import add_arguments
+from taesd_jax.cli.train import add_train_arguments
 from taesd_jax.training import LOSSES, Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -13,15 +15,15 @@ CARD = (ROOT / "taesd_jax" / "bundled" / "small.md").read_text()
 
 def parser():
     made = argparse.ArgumentParser()
-    add_arguments(made)
+    add_train_arguments(made)
     return made
 
 
-def test_the_readme_lists_the_losses():
+def test_the_page_on_training_lists_the_losses():
     rows = [f"| `{name}` | {row.weight:g} | {row.summary} |" for name, row in LOSSES.items()]
     assert (
         "|------|----------------|------------------|\n" + "\n".join(rows) + "\n\n"
-        in (ROOT / "README.md").read_text()
+        in (ROOT / "docs" / "training.md").read_text()
     )
 
 
@@ -29,6 +31,18 @@ def test_the_help_lists_the_losses():
     text = " ".join(parser().format_help().split())
     for name, row in LOSSES.items():
         assert f"{name} ({row.weight:g}): {row.summary}" in text
+
+
+def test_the_help_has_every_option_in_a_group():
+    titles = [group.title for group in parser()._action_groups[2:]]
+    assert titles == ["student and teacher", "losses", "crops", "steps", "evaluation and log"]
+    flags = {flag for action in parser()._actions for flag in action.option_strings}
+    for field in dataclasses.fields(Recipe):
+        assert field.name == "component" or f"--{field.name.replace('_', '-')}" in flags
+    loose = [action.option_strings for action in parser()._action_groups[1]._group_actions]
+    assert set(itertools.chain(*loose)) == {
+        *("-h", "--help", "-o", "--output", "--resume", "--overwrite")
+    }
 
 
 def test_every_loss_makes_a_recipe():

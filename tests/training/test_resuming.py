@@ -50,7 +50,7 @@ def test_killed_at_any_moment_it_goes_on_with_the_same_bits(photographs, teacher
     }
 
     def start(folder):
-        words = arguments(photographs, teacher, folder, *more, "--resume")
+        words = arguments(photographs, teacher, folder, *more, "--resume", "auto")
         command = [sys.executable, "-m", "taesd_jax", *words]
         return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -95,7 +95,9 @@ def test_a_training_stopped_by_an_error_goes_on(loss, photographs, teacher, tmp_
 
     with pytest.raises(KeyboardInterrupt):
         run(photographs, teacher, tmp_path / "cut", eval_every=2, recipe=recipe, progress=stop)
-    with pytest.raises(TrainingError, match="has a training; resume it, or name another folder"):
+    with pytest.raises(
+        TrainingError, match="has a training run; resume it, or name another folder"
+    ):
         run(photographs, teacher, tmp_path / "cut", recipe=recipe)
     options = {"recipe": recipe, "resume": True}
     same(run(photographs, teacher, tmp_path / "cut", eval_every=2, **options), want)
@@ -103,6 +105,17 @@ def test_a_training_stopped_by_an_error_goes_on(loss, photographs, teacher, tmp_
     (tmp_path / "cut" / "model_decoder.safetensors").unlink()
     same(run(photographs, teacher, tmp_path / "cut", **options), want)
     assert (tmp_path / "cut" / "model_decoder.safetensors").is_file()
+
+
+def test_nothing_to_resume_is_an_error(photographs, teacher, tmp_path):
+    folder = tmp_path / "mistyped"
+    with pytest.raises(TrainingError, match=r"mistyped/decoder has no checkpoint to resume from; "):
+        run(photographs, teacher, folder, resume=True)
+    assert not folder.exists()
+    run(photographs, teacher, folder, recipe={"steps": 1}, resume="auto")
+    assert (folder / "model_decoder.safetensors").is_file()
+    with pytest.raises(ValueError, match="resume must be False, True or 'auto', got 'atuo'"):
+        run(photographs, teacher, folder, resume="atuo")
 
 
 def test_only_the_same_training_is_resumed(photographs, teacher, tmp_path):
@@ -113,7 +126,7 @@ def test_only_the_same_training_is_resumed(photographs, teacher, tmp_path):
         ({"teacher": lambda x: x[:, ::8, ::8, :1].repeat(4, -1)}, "teacher"),
     ):
         options = {"teacher": teacher, **changes}
-        with pytest.raises(TrainingError, match=f"has a training with other {name}"):
+        with pytest.raises(TrainingError, match=f"has a training run with other {name}"):
             run(photographs, options.pop("teacher"), tmp_path, resume=True, **options)
 
 

@@ -56,6 +56,19 @@ def test_steps_lower_the_loss(component, weights):
     assert float(losses[-1]["total"]) == pytest.approx(total, rel=1e-5)
 
 
+def test_examples_may_change_afterwards():
+    rng, what = np.random.default_rng(0), recipe(component="encoder", losses={"response": 1.0})
+    examples = rng.uniform(-1, 1, (8, 64, 64, 3)).astype("f4")
+    fixed, reused = examples.copy(), np.empty_like(examples)
+    expected = make_context(model(2), what, model(1), examples=fixed).sensitivity
+    for _ in range(3):
+        reused[...] = examples
+        context = make_context(model(2), what, model(1), examples=reused)
+        reused[...] = 0
+        for got, want in zip(context.sensitivity, expected, strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
 def test_images_may_have_8_bits():
     pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 16, 16, 3)).astype(np.uint8)
     what = recipe(losses={"mse": 1.0, "amplitude": 1.0}, teacher_blend=0.5, warmup=0)

@@ -1,5 +1,9 @@
 """Whole trainings: folders, components, teachers, devices, and the model in PyTorch."""
 
+import errno
+import os
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ from taesd_jax.training import Recipe, list_images, new_student, train
 
 pytest.importorskip("grain")
 
+NOT_FINITE = r"not finite at step \d+, the loss is [^;]*"
 # Two frameworks' float32 sums.
 ROUNDING = 2e-5
 # Grain calls what its own dependencies have since deprecated.
@@ -51,7 +56,7 @@ def test_many_devices_train_as_one(photographs, teacher, tmp_path):
     one = run(photographs, teacher, tmp_path / "one", **options)
     four = run(photographs, teacher, tmp_path / "four", mesh=mesh, **options)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), one, four)
-    with pytest.raises(TrainingError, match="has a training with other devices"):
+    with pytest.raises(TrainingError, match="has a training run with other devices"):
         run(photographs, teacher, tmp_path / "four", resume=True, **options)
     with pytest.raises(ValueError, match="batch_size must be a multiple of 4 devices, got 6"):
         run(photographs, teacher, tmp_path / "six", mesh=mesh, recipe={"batch_size": 6})
@@ -102,15 +107,64 @@ def test_a_new_student_starts_at_middle_grey():
 
 
 def test_a_loss_that_is_not_finite_stops_it(photographs, teacher, tmp_path):
-    with pytest.raises(
-        TrainingError, match=r"not finite at step \d+, the loss is .*; try a lower learning_rate"
-    ):
-        run(
-            photographs, teacher, tmp_path, recipe={"learning_rate": 1e30, "warmup": 0, "steps": 20}
-        )
+    recipe = {"learning_rate": 1e30, "warmup": 0, "steps": 20}
+    with pytest.raises(TrainingError, match=NOT_FINITE + "; try a lower learning_rate$"):
+        run(photographs, teacher, tmp_path, recipe=recipe)
     assert not (tmp_path / "model_decoder.safetensors").exists()
     # The folder is free for the lower learning rate.
     run(photographs, teacher, tmp_path, recipe={"steps": 1})
+
+
+def test_the_last_good_checkpoint_is_kept_and_named(photographs, teacher, tmp_path):
+    recipe = {"optimizer": "amsgrad", "learning_rate": 1e38, "steps": 40, "warmup": 10}
+    with pytest.raises(TrainingError, match=NOT_FINITE) as raised:
+        run(photographs, teacher, tmp_path, recipe=recipe, eval_every=1)
+    kept = max((tmp_path / "decoder" / "checkpoints").iterdir())
+    assert f"; {kept} is kept; try a lower learning_rate, in another" in str(raised.value)
+    with np.load(kept) as arrays:
+        assert all(np.isfinite(arrays[name]).all() for name in arrays)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (
+            {"batch_size": 10**8},
+            r"batch_size 100,000,000 needs [\d,.]+ TB of memory or more, .* a",
+        ),
+        ({"crop_size": 8 * 10**6}, r"batch_size 4 needs .* lower it, or crop_size"),
+        (
+            {"losses": {"adversarial": 1.0}, "replay_size": 10**10},
+            r"replay_size 10,000,000,000 needs 125\.4 TB of memory or more, 12\.5 kB a crop",
+        ),
+        (
+            {"num_crops": 10**11},
+            r"num_crops 100,000,000,000 needs 332\.8 TB of .*teacher_cache or more, 3\.3 kB a crop",
+        ),
+    ],
+)
+def test_absurd_sizes_are_refused_at_once(recipe, message, photographs, teacher, tmp_path):
+    with pytest.raises(TrainingError, match=message):
+        run(photographs, teacher, tmp_path, recipe=recipe)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_named_in_one_line(photographs, teacher, tmp_path, monkeypatch):
+    write = Path.open
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def full_for_logs(path, *mode):
+        return full() if path.name == "log.jsonl" and mode else write(path, *mode)
+
+    patches = {"recipe.json": (os, "fsync", full), "log.jsonl": (Path, "open", full_for_logs)}
+    for name, patch in patches.items():
+        with monkeypatch.context() as context:
+            context.setattr(*patch)
+            with pytest.raises(OSError, match=f"No space left on device: .*{name}'$"):
+                run(photographs, teacher, tmp_path)
+    run(photographs, teacher, tmp_path)
 
 
 @pytest.mark.slow

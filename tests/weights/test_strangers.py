@@ -10,7 +10,7 @@ from models import SMALL, named, random_model, random_state, random_states, same
 from safetensors.numpy import save_file
 
 import taesd_jax
-from taesd_jax import CheckpointError, CheckpointNotFoundError
+from taesd_jax import CheckpointError, CheckpointNotFoundError, cli
 from taesd_jax.weights.names import WRAPPERS
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4915980\n"
@@ -70,6 +70,13 @@ def test_prefixes_of_other_programs_are_taken_off(tmp_path, wrapper):
         assert checkpoint.format == format
 
 
+def test_prefixes_without_end_are_refused_at_once(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({"module." * 100_000 + "0.weight": np.zeros(1, "f4")}, path)
+    with pytest.raises(CheckpointError, match="no tiny autoencoder"):
+        taesd_jax.load(path)
+
+
 def test_what_is_beside_a_wrapped_model_is_left_out_with_a_warning(tmp_path):
     path = tmp_path / "x.safetensors"
     tensors = {f"vae.{k}": v for k, v in named(random_states(SMALL), "diffusers").items()}
@@ -124,6 +131,8 @@ class TestShards:
         for shard in index.parent.glob("*-of-*"):
             with pytest.raises(CheckpointError, match=r"one of 2 shards.*safetensors\.index\.json"):
                 taesd_jax.load(shard)
+            with pytest.raises(CheckpointError, match="one of 2 shards.*in safetensors"):
+                taesd_jax.load(shard.rename(shard.with_suffix(".bin")))
 
     def test_shards_must_all_be_there_and_beside(self, index):
         last = index.parent / "diffusion_pytorch_model-00002-of-00002.safetensors"
@@ -159,13 +168,22 @@ class TestNames:
         assert list(taesd_jax.load("./small").params) == ["decoder"]
         assert same(taesd_jax.load("./taesd").params, other)
         assert same(taesd_jax.load(Path("taesd")).params, other)
-        with pytest.raises(CheckpointNotFoundError, match=r"madebyollin/taesd.*write \./taesd"):
+        with pytest.raises(
+            CheckpointNotFoundError, match=r"madebyollin/taesd.*on disk write \./taesd"
+        ):
             taesd_jax.load("taesd", cache_dir="empty", local_files_only=True)
 
     def test_an_empty_folder_does_not_hide_a_model(self, working_folder):
         Path("small").mkdir()
         Path("small_decoder.safetensors").touch()
         assert set(taesd_jax.load("small").params) == {"encoder", "decoder"}
+
+    def test_info_shows_the_files(self, other, capsys):
+        assert cli.main(["info", "./taesd"]) == 0
+        assert "taesd/diffusion_pytorch_model.safetensors" in capsys.readouterr().out
+        assert cli.main(["info", "small", "--json"]) == 0
+        (file,) = json.loads(capsys.readouterr().out)["files"]
+        assert Path(file) == Path(taesd_jax.__file__).parent / "bundled" / "small.safetensors"
 
     @pytest.mark.parametrize("name", ["taesdx", "TAESD3", "tasd", "smal"])
     def test_misspelt_names_get_the_name_that_was_meant(self, name, working_folder):
