@@ -54,7 +54,8 @@ INSIDE = {
     "video": [
         {"config"},
         {"layers", "frames"},
-        {"advance", "checkpoints"},
+        {"advance", "tensors"},
+        {"checkpoints"},
         {"validation"},
         {"functional"},
         {"iterators"},
@@ -130,7 +131,7 @@ def test_nothing_in_the_package_imports_the_torch_side_or_heavy_things_at_import
 
 def test_config_layers_and_names_need_no_jax():
     names = ("weights/names", "weights/recognition")
-    video = ("video/config", "video/layers", "video/frames")
+    video = ("video/config", "video/layers", "video/frames", "video/tensors")
     for name in ("config", "model/layers", "errors", "io/files", *names, *video):
         path = ROOT / "taesd_jax" / f"{name}.py"
         assert not [m for m, _ in imports(path) if m.split(".")[0] in ("jax", "flax")]

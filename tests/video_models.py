@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from taesd_jax.video import VIDEO_VARIANTS
-from taesd_jax.video.checkpoints import from_tensors, tensor_shapes
+from taesd_jax.video.tensors import from_tensors, tensor_shapes
 
 NARROW = {"encoder_channels": 8, "decoder_channels": (16, 8, 8, 8), "num_blocks": 1}
 

@@ -6,11 +6,12 @@ diffusion model uses them.
 
 from .advance import init_state, init_video
 from .autoencoder import AutoencoderTinyVideo
-from .checkpoints import VideoCheckpoint, from_tensors, load_video, save_video, to_tensors
+from .checkpoints import VideoCheckpoint, load_video, save_video
 from .config import VIDEO_VARIANTS, VideoConfig
 from .frames import frame_indices, num_frames, num_latents
 from .functional import decode_step, decode_video, encode_video
 from .iterators import iter_decode_frames, iter_encode_frames
+from .tensors import from_tensors, to_tensors
 from .wan import WanVAE
 
 __all__ = [

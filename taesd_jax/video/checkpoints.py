@@ -8,17 +8,16 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, cast
-
-import numpy as np
+from typing import NamedTuple
 
 from ..errors import CheckpointError
 from ..io.files import write_files
-from ..model.layers import COMPONENTS, Component, Params
+from ..model.layers import Params
 from ..weights import files
-from ..weights.names import Shape, flax_name, to_flax, to_torch
+from ..weights.files import DTYPES
+from ..weights.names import Shape
 from .config import VIDEO_VARIANTS, VideoConfig
-from .layers import build_layers
+from .tensors import check_finite, check_shapes, difference, from_tensors, to_tensors
 
 # The config in the metadata of files that this package writes.
 CONFIG = "video_config"
@@ -63,7 +62,12 @@ def load_video(path: str | os.PathLike[str], *, variant: str | None = None) -> V
         config = _stored_config(header.metadata)
         if config is None or variant is not None:
             config = recognise(header.shapes, variant=variant, name=path.stem)
-        _check_shapes(header.shapes, config)
+        check_shapes(header.shapes, config)
+        refused = [
+            f"{name} is {kind}" for name, kind in header.dtypes.items() if kind not in DTYPES
+        ]
+        if refused:
+            raise CheckpointError(f"expected tensors of {', '.join(DTYPES)}; {'; '.join(refused)}")
     # Only now: the tensors of a file that is no model may be larger than memory.
     tensors = files.read_tensors(path, header, header.shapes)
     with _prefixed(path):
@@ -93,12 +97,12 @@ def save_video(path: str | os.PathLike[str], params: Params, config: VideoConfig
     """
     path = Path(path)
     tensors = to_tensors(params)
-    _check_shapes({name: tensor.shape for name, tensor in tensors.items()}, config)
-    if unfit := {t.dtype.name for t in tensors.values()} - set(files.DTYPES.values()):
+    check_shapes({name: tensor.shape for name, tensor in tensors.items()}, config)
+    if unfit := {t.dtype.name for t in tensors.values()} - set(DTYPES.values()):
         raise CheckpointError(
-            f"params must be of {', '.join(files.DTYPES.values())}, got {', '.join(sorted(unfit))}"
+            f"params must be of {', '.join(DTYPES.values())}, got {', '.join(sorted(unfit))}"
         )
-    _check_finite(tensors)
+    check_finite(tensors)
     metadata = {"format": "pt", CONFIG: json.dumps(config.to_dict())}
     write_files({path: files.to_bytes(tensors, metadata)})
     return path
@@ -144,97 +148,6 @@ def select_variant(name: str) -> VideoConfig:
     if name not in VIDEO_VARIANTS:
         raise ValueError(f"variant must be one of {', '.join(VIDEO_VARIANTS)}, got {name!r}")
     return VIDEO_VARIANTS[name]
-
-
-def difference(shapes: Mapping[str, Shape], config: VideoConfig) -> list[str]:
-    """List the tensors in which `shapes` differ from those of `config`, a line for each.
-
-    A component that has no tensor at all is not missed, unless both have none.
-    """
-    if not shapes:
-        return ["  no tensors"]
-    expected = tensor_shapes(config)
-    present = {name.split(".")[0] for name in shapes}
-    lines = [
-        f"  {name}: missing"
-        for name in expected
-        if name not in shapes and name.split(".")[0] in present
-    ]
-    lines += [f"  {name}: unexpected" for name in shapes if name not in expected]
-    return lines + [
-        f"  {name}: expected shape {expected[name]}, got {tuple(shape)}"
-        for name, shape in shapes.items()
-        if name in expected and expected[name] != tuple(shape)
-    ]
-
-
-def tensor_shapes(config: VideoConfig) -> dict[str, Shape]:
-    """Return published name -> PyTorch shape of every tensor of encoder and decoder.
-
-    >>> tensor_shapes(VideoConfig())["decoder.7.conv.weight"]
-    (256, 256, 1, 1)
-    """
-    shapes: dict[str, Shape] = {}
-    for component in COMPONENTS:
-        for layer in build_layers(component, config):
-            for part in layer.convs:
-                prefix = ".".join(filter(None, (component, str(layer.index), part.name)))
-                depth = part.in_channels // part.groups
-                shapes[f"{prefix}.weight"] = (part.out_channels, depth, part.size, part.size)
-                if part.bias:
-                    shapes[f"{prefix}.bias"] = (part.out_channels,)
-    return shapes
-
-
-def from_tensors(tensors: Mapping[str, np.ndarray], *, config: VideoConfig) -> Params:
-    """Return the params of tensors by their published names, as of a PyTorch state dict.
-
-    Args:
-        tensors: Published name -> tensor.
-        config: Architecture.
-
-    Raises:
-        CheckpointError: The tensors are not those of config, or hold NaN or infinity.
-    """
-    _check_shapes({name: np.shape(tensor) for name, tensor in tensors.items()}, config)
-    _check_finite(tensors)
-    params: Params = {}
-    for name, tensor in tensors.items():
-        component, key = name.split(".", 1)
-        *path, leaf = flax_name(key, cast(Component, component)).split(".")
-        branch = params
-        for word in path:
-            branch = branch.setdefault(word, {})
-        branch[leaf] = to_flax(tensor)
-    return params
-
-
-def to_tensors(params: Params) -> dict[str, np.ndarray]:
-    """Undo `from_tensors`."""
-    tensors: dict[str, np.ndarray] = {}
-
-    def walk(tree: Any, path: tuple[str, ...]) -> None:
-        if isinstance(tree, Mapping):
-            for word, branch in tree.items():
-                walk(branch, (*path, word))
-            return
-        words = ".".join(path).replace("layers_", "").replace("conv_", "conv.")
-        name = words.replace("kernel", "weight")
-        tensors[name] = to_torch(np.asarray(tree))
-
-    walk(params, ())
-    return tensors
-
-
-def _check_shapes(shapes: Mapping[str, Shape], config: VideoConfig) -> None:
-    if lines := difference(shapes, config):
-        raise CheckpointError("the tensors are not those of the config:\n" + "\n".join(lines))
-
-
-def _check_finite(tensors: Mapping[str, np.ndarray]) -> None:
-    bad = [n for n, tensor in tensors.items() if not np.isfinite(tensor.astype(np.float32)).all()]
-    if bad:
-        raise CheckpointError(f"tensors with NaN or infinity: {', '.join(bad)}")
 
 
 def _stored_config(metadata: Mapping[str, str]) -> VideoConfig | None:

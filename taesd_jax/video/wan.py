@@ -68,13 +68,18 @@ class WanVAE(nnx.Module):
         dtype: Dtype of the computation and of the results.
 
     Raises:
-        ValueError: A component is not loaded.
+        ValueError: A component is not loaded, or the model has another factor than Wan 2.1's.
     """
 
     def __init__(self, vae: AutoencoderTinyVideo, *, dtype: DTypeLike = jnp.float32):
         if missing := {"encoder", "decoder"} - set(vae.params):
             raise ValueError(f"expected a model with encoder and decoder, without {missing.pop()}")
         config = vae.config
+        if config.patch_size > 1:  # pipelines compute the factor from temperal_downsample
+            raise ValueError(
+                f"expected a model of 8 pixels a latent, such as taew2_1, got one of "
+                f"{config.spatial_factor}"
+            )
         self.encoder = _Component(vae.params["encoder"])
         self.decoder = _Component(vae.params["decoder"])
         self.tiny_config = config
@@ -121,5 +126,5 @@ class WanVAE(nnx.Module):
 
 
 def _to_channels_last(x: jax.Array, channels: int) -> jax.Array:
-    # Where both could be, as MaxDiffusion does.
+    # Pipelines pass both orders; where both fit, the last axis counts.
     return x if x.shape[-1] == channels else jnp.moveaxis(x, 1, -1)

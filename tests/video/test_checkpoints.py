@@ -10,7 +10,8 @@ from video_models import narrow, random_tensors
 
 from taesd_jax import CheckpointError, CheckpointNotFoundError
 from taesd_jax.video import VIDEO_VARIANTS, from_tensors, load_video, save_video, to_tensors
-from taesd_jax.video.checkpoints import recognise, tensor_shapes
+from taesd_jax.video.checkpoints import recognise
+from taesd_jax.video.tensors import tensor_shapes
 
 NARROW = narrow("taew2_1")
 # Millions of parameters of encoder and decoder, as published.
@@ -119,6 +120,16 @@ def test_another_programs_file_of_a_published_name(tmp_path):
     assert config == VIDEO_VARIANTS["taem1"]
     assert config.name_or_path.endswith("taem1.safetensors")
     assert params["decoder"]["layers_22"]["kernel"].dtype == np.float16
+
+
+def test_integers_are_no_weights(tmp_path, checkpoint):
+    _, params = checkpoint
+    tensors = to_tensors(params)
+    tensors["decoder.1.bias"] = np.zeros(16, np.int32)
+    metadata = {"video_config": json.dumps(NARROW.to_dict())}
+    save_file(tensors, tmp_path / "integers.safetensors", metadata=metadata)
+    with pytest.raises(CheckpointError, match=r"decoder\.1\.bias is I32"):
+        load_video(tmp_path / "integers.safetensors")
 
 
 def test_errors_of_loading(tmp_path, checkpoint):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from taesd_jax.video import VIDEO_VARIANTS, decode_video, encode_video
-from taesd_jax.video.checkpoints import from_tensors
+from taesd_jax.video.tensors import from_tensors
 
 torch = pytest.importorskip("torch")
 reference = pytest.importorskip("video_reference")

@@ -11,7 +11,7 @@ from video_models import latents, narrow, random_params, video
 from taesd_jax.video import AutoencoderTinyVideo, WanVAE
 
 # Little to compile; the pipelines' own forms do not depend on the style of the blocks.
-CONFIG = narrow("taew2_2_super")
+CONFIG = narrow("taew2_2_super", patch_size=1)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_it_is_split_placed_on_a_mesh_and_merged_inside_jit(tiny, vae):
 
     sample = decode(state, placed)
     expected = jnp.clip(tiny.decode(z).sample, -1, 1)
-    assert sample.shape == (4, 5, 32, 32, 3)
+    assert sample.shape == (4, 5, 16, 16, 3)
     assert np.abs(np.asarray(sample - expected)).max() < 1e-5  # float32, in another order
 
 
@@ -77,3 +77,8 @@ def test_both_components_are_needed(tiny):
     decoder = AutoencoderTinyVideo({"decoder": tiny.params["decoder"]}, CONFIG)
     with pytest.raises(ValueError, match="encoder"):
         WanVAE(decoder)
+
+
+def test_another_factor_is_refused(tiny):
+    with pytest.raises(ValueError, match="8 pixels a latent.*16"):
+        WanVAE(AutoencoderTinyVideo(tiny.params, CONFIG.replace(patch_size=2)))
