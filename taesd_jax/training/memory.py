@@ -28,9 +28,11 @@ def check_sizes(
     """
     side = recipe.crop_size
     image, latent = 3 * side**2, 4 * (side // config.spatial_factor) ** 2 * config.latent_channels
-    memory: tuple[str, int] = ("memory", device_memory(device))
+    memory = ("memory", device_memory(device))
     step = 4 * image + _activation_bytes(recipe, config)
-    needs = [("batch_size", recipe.batch_size / devices, step, *memory)]
+    needs: list[tuple[str, float, int, str, int]] = [
+        ("batch_size", recipe.batch_size / devices, step, *memory)
+    ]
     if recipe.needs("discriminator"):
         needs.append(("replay_size", recipe.replay_size, 4 * image + latent, *memory))
     if recipe.num_crops is not None:
