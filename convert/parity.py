@@ -19,7 +19,7 @@ from taesd_jax.config import AutoencoderTinyConfig
 from taesd_jax.io.images import pad_image, read_image
 from taesd_jax.model.functional import bind
 from taesd_jax.model.layers import COMPONENTS, Component, Layer, Params, build_layers
-from taesd_jax.model.modules import Decoder, Encoder, apply_layer
+from taesd_jax.model.modules import Network, apply_layer
 
 from .state_dicts import to_array, to_tensor
 from .torch_modules import TorchAutoencoderTiny
@@ -87,11 +87,17 @@ class ParityReport:
             "rows": [dataclasses.asdict(row) for row in self.rows],
         }
 
-    def table(self) -> str:
-        """Return the report as text, a line for each row."""
+    def table(self, *, layers: bool = True) -> str:
+        """Return the report as text, a line for each row.
+
+        Args:
+            layers: Whether to list layers that hold their bound, beside the full components.
+        """
         head = f"{'component':<11}{'layer':<18}{'dtype':<10}{'max error':>11}{'mean error':>12}"
         lines = [f"{head}{'torch max':>11}{'torch mean':>12}"]
         for row in self.rows:
+            if not layers and row.ok and row.layer != "full":
+                continue
             lines.append(
                 f"{row.component:<11}{row.layer:<18}{row.dtype:<10}{row.max_error:>11.2e}"
                 f"{row.mean_error:>12.2e}{row.torch_max_error:>11.2e}"
@@ -99,7 +105,7 @@ class ParityReport:
                 f"  {'ok' if row.ok else 'TOO FAR'}"
             )
         count = sum(not row.ok for row in self.rows)
-        verdict = "every bound holds" if self.ok else f"{count} rows break their bound"
+        verdict = f"{count or 'none'} of {len(self.rows)} rows break their bound"
         lines.append(
             f"{verdict}: float32 max error {FLOAT32_BOUND:g} (times the output's scale where that "
             f"exceeds 1), bfloat16 and float16 mean error {HALF_RATIO:g} times PyTorch's"
@@ -174,7 +180,7 @@ def _compare(
     return rows, _to_nhwc(expected)
 
 
-def _compiled(module: Encoder | Decoder, layer: Layer) -> Callable[[jax.Array], jax.Array]:
+def _compiled(module: Network, layer: Layer) -> Callable[[jax.Array], jax.Array]:
     """Return one layer of a module as a function; equal layers share a compiled program."""
     if layer.kind == "clamp":
         return jax.jit(lambda x: apply_layer(module, layer, x))

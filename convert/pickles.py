@@ -16,6 +16,7 @@ from taesd_jax.errors import CheckpointError, CheckpointNotFoundError
 from taesd_jax.io.files import write_files
 from taesd_jax.model.layers import COMPONENTS, Params
 from taesd_jax.weights.files import read_json
+from taesd_jax.weights.magic import TORCH, describe_file
 from taesd_jax.weights.sources import find_local, pair_file
 
 from .state_dicts import part_of, to_tensor
@@ -32,7 +33,7 @@ def load_pth(source: str | os.PathLike[str]) -> weights.Checkpoint:
         CheckpointNotFoundError: There is no such file.
         CheckpointError: It is not a state dict of this family, or it would run code.
     """
-    files = find_local(source)
+    files = find_local(Path(source))
     if files is None:
         raise CheckpointNotFoundError(
             f"no such file: {source}, {source}_encoder.pth or {source}_decoder.pth"
@@ -93,13 +94,17 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: refused, it holds more than tensors and could run code when loaded"
-        ) from error
     except Exception as error:  # torch.load raises errors of every kind on broken files
-        kind = type(error).__name__
-        raise CheckpointError(f"{path}: not a complete PyTorch file ({kind}: {error})") from error
+        if kind := describe_file(path, expected=TORCH):
+            raise CheckpointError(f"{path}: expected a PyTorch file, got {kind}") from error
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "refused, it holds more than tensors and could run code when loaded"
+        else:
+            reason = f"not a complete PyTorch file ({type(error).__name__}: {error})"
+        raise CheckpointError(f"{path}: {reason}") from error
+    # A training's checkpoint, such as PyTorch Lightning's.
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: expected a state dict, got {type(state).__name__}")
     return state

@@ -68,18 +68,15 @@ def part_of(state: Mapping[str, Any], origin: str) -> weights.Part:
     """Return a state dict as a part for `taesd_jax.weights.assemble`.
 
     Raises:
-        CheckpointError: It does not map names to tensors of a supported dtype.
+        CheckpointError: A key is not text.
     """
     if others := [name for name in state if not isinstance(name, str)]:
         raise CheckpointError(f"{origin}: names must be text, got {others[0]!r}")
-    refused = [f"{name} is {kind}" for name, value in state.items() if (kind := _refusal(value))]
-    if refused:
-        allowed = ", ".join(_DTYPES.values())
-        raise CheckpointError(
-            f"{origin}: expected dense tensors of {allowed}; {'; '.join(refused)}"
-        )
-    shapes = {name: tuple(value.shape) for name, value in state.items()}
-    return weights.Part(origin, shapes, lambda: {name: to_array(t) for name, t in state.items()})
+    refused = {name: kind for name, value in state.items() if (kind := _refusal(value))}
+    shapes = {name: tuple(value.shape) for name, value in state.items() if name not in refused}
+    return weights.Part(
+        origin, shapes, refused, lambda names: {n: to_array(state[n]) for n in names}
+    )
 
 
 def to_array(tensor: torch.Tensor) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +15,17 @@ from . import weights
 from .config import AutoencoderTinyConfig
 from .model.functional import Computation, init
 from .model.layers import COMPONENTS, Component, Params
-from .model.thumbnails import check_scale
-from .model.validation import check_count, check_dtype, check_input
+from .model.validation import check_count, check_dtype
 from .outputs import AutoencoderTinyOutput, DecoderOutput, select_output
+from .strategies.compilation import CompiledComponent, compile_planned
 from .strategies.planner import Execution, Limits, plan, run_planned
-from .strategies.run import run, select_params
-from .strategies.strategy import Tiles
+from .strategies.run import select_params
+from .strategies.strategy import Full, Tiles
+from .surface import ModuleSurface
 
 
 @jax.tree_util.register_pytree_with_keys_class
-class AutoencoderTiny:
+class AutoencoderTiny(ModuleSurface):
     """Hold params and config of a tiny autoencoder; a pytree whose leaves are the params.
 
     Args:
@@ -48,10 +49,9 @@ class AutoencoderTiny:
         dtype: DTypeLike | None = None,
         memory_budget: int | None = None,
     ):
-        self.params = params
-        self.config = config
+        self.params, self.config = params, config
         self.dtype = None if dtype is None else jnp.dtype(check_dtype(dtype))
-        self.memory_budget = memory_budget
+        self.memory_budget = Limits(memory_budget).budget
         self._batch_size: int | None = None
         self._tile_size: int | None = None
         self._remat = False
@@ -75,60 +75,39 @@ class AutoencoderTiny:
         *,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike | None = None,
-        subfolder: str = "",
-        revision: str | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        local_files_only: bool = False,
-        token: str | bool | None = None,
         thumbnails: str | os.PathLike[str] | None = None,
+        **options: Unpack[weights.LoadOptions],
     ) -> AutoencoderTiny:
-        """Load a checkpoint onto the default device, as `taesd_jax.load` does.
+        """Load a checkpoint onto the default device.
 
         Args:
-            name_or_path: File, PATH of a pair, folder, hub id or variant name.
+            name_or_path: As for `taesd_jax.load`: file, PATH of a pair, folder, hub id or variant.
             dtype: Dtype of the computation and of the results; the input's by default.
             param_dtype: Dtype of the params; as stored by default.
-            subfolder: Folder inside a folder or hub repository.
-            revision: Branch, tag or commit of a hub repository.
-            cache_dir: Folder of the hub's cache.
-            local_files_only: Use only hub files that are already in the cache.
-            token: Hub access token.
             thumbnails: File of thumbnails, as in `add_thumbnails`; by default the bundled one.
+            options: The options of `taesd_jax.load`: subfolder, revision, cache_dir,
+                local_files_only, token.
 
         Raises:
             CheckpointNotFoundError: There is nothing under that name.
             CheckpointError: It is not a model of this family, or `thumbnails` has none for it.
         """
-        if param_dtype is not None:
-            param_dtype = check_dtype(param_dtype)
-        params, config, _ = weights.load(
-            name_or_path,
-            subfolder=subfolder,
-            revision=revision,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            token=token,
-        )
+        param_dtype = None if param_dtype is None else check_dtype(param_dtype)
+        params, config, _ = weights.load(name_or_path, **options)
         params = weights.add_thumbnails(params, thumbnails)
-        params = jax.tree.map(lambda p: jnp.asarray(p, dtype=param_dtype), params)
-        return cls(params, config, dtype=dtype)
+        params = jax.tree.map(lambda p: p.astype(param_dtype or p.dtype), params)
+        return cls(jax.device_put(params), config, dtype=dtype)
 
     def save_pretrained(
         self, path: str | os.PathLike[str], *, format: weights.Format = "diffusers"
     ) -> None:
-        """Write encoder and decoder to disk, as `taesd_jax.save` does.
-
-        Raises:
-            CheckpointError: The format cannot express this model.
-        """
+        """Write encoder and decoder to disk; format and errors are those of `taesd_jax.save`."""
         weights.save(path, self.params, self.config, format=format)
 
     def encode(self, image: ArrayLike, return_dict: bool = True) -> AutoencoderTinyOutput:
         """Encode images (n, h, w, 3) in [-1, 1]; returns `.latents`, or a 1-tuple.
 
-        Raises:
-            ValueError: The encoder is not loaded, or the image has another shape.
-            TypeError: The image is not floating point.
+        It raises ValueError unless the encoder is loaded, and what `taesd_jax.encode` raises.
         """
         return select_output(AutoencoderTinyOutput(self._run("encoder", image)), return_dict)
 
@@ -137,36 +116,28 @@ class AutoencoderTiny:
         latent: ArrayLike,
         return_dict: bool = True,
         *,
+        generator: Any = None,
         scale: float = 1,
         out_dtype: DTypeLike | None = None,
     ) -> DecoderOutput:
         """Decode latents (n, h, w, z) in model space; returns `.sample`, or a 1-tuple.
 
-        Args:
-            latent: Latents.
-            return_dict: False for the 1-tuple.
-            scale: As in `taesd_jax.decode`.
-            out_dtype: As in `taesd_jax.decode`.
-
-        Raises:
-            ValueError: The decoder or its thumbnails are not loaded, or the latent has another
-                shape.
-            TypeError: The latent is not floating point.
+        Options and errors are those of `taesd_jax.decode`; without a decoder it raises ValueError.
+        `generator` is diffusers', and ignored.
         """
         sample = self._run("decoder", latent, scale=scale, out_dtype=out_dtype)
         return select_output(DecoderOutput(sample), return_dict)
 
     def __call__(self, image: ArrayLike, return_dict: bool = True) -> DecoderOutput:
         """Encode, round the latents to 8 bits, and decode; returns `.sample`, or a 1-tuple."""
-        scaled = self.scale_latents(self.encode(image).latents)
-        stored = jnp.round(scaled * 255) / 255
-        return self.decode(self.unscale_latents(stored), return_dict=return_dict)
+        latents = forms.quantize_latents(self.encode(image).latents, config=self.config)
+        return self.decode(latents, return_dict=return_dict)
 
-    def scale_latents(self, latent: jax.Array) -> jax.Array:
+    def scale_latents(self, latent: ArrayLike) -> jax.Array:
         """Map latents to [0, 1], as `taesd_jax.latents.scale_latents` does."""
         return forms.scale_latents(latent, config=self.config)
 
-    def unscale_latents(self, latent: jax.Array) -> jax.Array:
+    def unscale_latents(self, latent: ArrayLike) -> jax.Array:
         """Undo `scale_latents`; divide 8-bit values by 255 first."""
         return forms.unscale_latents(latent, config=self.config)
 
@@ -180,7 +151,7 @@ class AutoencoderTiny:
 
     def enable_tiling(self, size: int = Tiles.size) -> None:
         """Encode and decode in exact tiles of `size` latents, also images that would fit whole."""
-        self._tile_size = int(Tiles(size).size)
+        self._tile_size = check_count("size", size)
 
     def disable_tiling(self) -> None:
         """Choose the strategy by size and memory."""
@@ -190,38 +161,13 @@ class AutoencoderTiny:
         """Return how `encode` or `decode` would run; equal for the same object and shape.
 
         Inside jit this is for JAX's default device. A program that is lowered for another platform
-        follows that platform's rules.
+        follows that platform's rules. The errors are those of `encode` and `decode`.
 
         Args:
             component: "encoder" or "decoder".
             x: Its input, or an array, tracer or `jax.ShapeDtypeStruct` of that shape and dtype.
-
-        Raises:
-            ValueError: There is no such component, or x has another shape.
-            TypeError: x is not floating point, or `memory_budget` is not a number of bytes.
         """
         return plan(self.params, x, *self._computation(component, x))
-
-    def _computation(
-        self, component: Component, x: Any, *, scale: float = 1, out_dtype: Any = None
-    ) -> tuple[Computation, Limits]:
-        check_input(component, x, self.config)
-        computation = Computation.of(
-            component,
-            x,
-            config=self.config,
-            dtype=self.dtype,
-            out_dtype=out_dtype,
-            scale=check_scale(scale, self.config),
-            remat=self._remat,
-        )
-        tiles = Tiles(self._tile_size) if self._tile_size else None
-        return computation, Limits(self.memory_budget, self._batch_size, tiles)
-
-    def _run(self, component: Component, x: Any, **options: Any) -> jax.Array:
-        self.check_loaded(component)
-        computation, limits = self._computation(component, x, **options)
-        return run_planned(select_params(self.params, computation), x, computation, limits)
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute each block in the backward pass instead of storing its activations.
@@ -242,36 +188,20 @@ class AutoencoderTiny:
         dtype: DTypeLike = jnp.float32,
         scale: float = 1,
         out_dtype: DTypeLike | None = None,
-    ) -> jax.stages.Compiled:
+    ) -> CompiledComponent:
         """Compile a component ahead of time; call the result with this model and an input.
 
-        Args:
-            shape: Shape of the input, (n, h, w, z) or (n, h, w, 3).
-            component: "decoder" or "encoder".
-            dtype: Dtype of the input.
-            scale: As in `decode`.
-            out_dtype: As in `decode`.
-
-        Raises:
-            ValueError: The component is not loaded, or its input cannot have this shape.
+        `shape` and `dtype` are the input's; other options and errors are those of `decode`.
 
         >>> vae = AutoencoderTiny.init(jax.random.key(0), AutoencoderTinyConfig())
         >>> decode = vae.compile((1, 8, 8, 4))
         >>> decode(vae, jnp.zeros((1, 8, 8, 4))).shape
         (1, 64, 64, 3)
         """
-        if component == "encoder" and scale != 1:
-            raise ValueError(f"only decoders have a scale, got {scale} for the encoder")
-        x = jax.ShapeDtypeStruct(tuple(shape), check_dtype(dtype))
+        x = jax.ShapeDtypeStruct(tuple(shape), jax.dtypes.canonicalize_dtype(check_dtype(dtype)))
         computation, limits = self._computation(component, x, scale=scale, out_dtype=out_dtype)
         self.check_loaded(component)
-        execution = plan(self.params, x, computation, limits)
-
-        def run_component(vae: AutoencoderTiny, x: jax.Array) -> jax.Array:
-            params = select_params(vae.params, computation)
-            return run(params, x, computation, execution.strategy, execution.batch_size)
-
-        return jax.jit(run_component).lower(self, x).compile()
+        return compile_planned(self, x, computation, limits)
 
     def check_loaded(self, component: Component) -> None:
         """Raise ValueError, with the file to load, unless a component is loaded."""
@@ -281,6 +211,24 @@ class AutoencoderTiny:
             advice = weights.missing_file(source, component)
             raise ValueError(f"the {component} is not loaded{origin}; {advice}")
 
+    def _computation(
+        self, component: Component, x: Any, *, scale: float = 1, out_dtype: Any = None
+    ) -> tuple[Computation, Limits]:
+        options: dict[str, Any] = {"dtype": self.dtype, "out_dtype": out_dtype, "scale": scale}
+        computation = Computation.of(component, x, config=self.config, **options)
+        full = Full(remat=True) if self._remat else None
+        only = Tiles(self._tile_size) if self._tile_size else full
+        return computation, Limits(self.memory_budget, self._batch_size, only)
+
+    def _run(self, component: Component, x: Any, **options: Any) -> jax.Array:
+        self.check_loaded(component)
+        computation, limits = self._computation(component, x, **options)
+        return run_planned(select_params(self.params, computation), x, computation, limits)
+
+    def __hash__(self) -> int:
+        """Raise TypeError: results would be stale once the params of a static argument change."""
+        raise TypeError("a model is unhashable: pass it to jax.jit as an ordinary argument")
+
     def __repr__(self) -> str:
         """Name the variant, components and dtype."""
         name = self.config.variant or f"{self.config.latent_channels} latent channels"
@@ -289,15 +237,13 @@ class AutoencoderTiny:
 
     def tree_flatten_with_keys(self) -> tuple[tuple, tuple]:
         """Return the params as the only child, and everything static."""
-        key = jax.tree_util.GetAttrKey("params")
-        static = (self.config, self.dtype, self.memory_budget)
-        return ((key, self.params),), (*static, self._batch_size, self._tile_size, self._remat)
+        static = dict(vars(self))
+        params = static.pop("params")
+        return ((jax.tree_util.GetAttrKey("params"), params),), tuple(static.items())
 
     @classmethod
     def tree_unflatten(cls, static: tuple, children: tuple) -> AutoencoderTiny:
         """Rebuild a model from the results of `tree_flatten_with_keys`."""
         vae = object.__new__(cls)
-        (vae.params,) = children
-        vae.config, vae.dtype, vae.memory_budget, *rest = static
-        vae._batch_size, vae._tile_size, vae._remat = rest
+        vars(vae).update(static, params=children[0])
         return vae

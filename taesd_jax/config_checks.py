@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 RAW_LATENT = ("raw_latent_scale", "raw_latent_shift")
@@ -13,35 +14,61 @@ MAX_STAGES = 10
 MAX_BLOCKS = 64
 MAX_NUMBER = 1e6
 
-_WIDTHS = ("encoder_block_out_channels", "decoder_block_out_channels", "encoder_stem_channels")
-_BLOCKS = ("num_encoder_blocks", "num_decoder_blocks")
-_CHOICES = {
-    "act_fn": ("relu", "silu", "swish", "gelu", "mish"),
-    "upsample_fn": ("nearest",),
-    "upsampling_scaling_factor": (2,),
-    "width_change": ("conv", "block"),
+# What a field must be, in words, and whether a value is that.
+Rule = tuple[str, Callable[[Any], bool]]
+
+
+def _integer(low: int, high: int) -> Rule:
+    return f"an integer from {low} to {high}", lambda v: type(v) is int and low <= v <= high
+
+
+def _integers(low: int, high: int) -> Rule:
+    _, is_valid = _integer(low, high)
+    expected = f"a tuple of integers from {low} to {high}"
+    return expected, lambda v: isinstance(v, tuple) and all(map(is_valid, v))
+
+
+def _number(expected: str, is_valid: Callable[[Any], bool] = lambda v: True) -> Rule:
+    return expected, lambda v: type(v) in (int, float) and abs(v) < MAX_NUMBER and is_valid(v)
+
+
+def _optional(rule: Rule) -> Rule:
+    return rule[0], lambda v: v is None or rule[1](v)
+
+
+def _choice(*choices: Any) -> Rule:
+    # 2.0 and True equal integers.
+    return " or ".join(map(repr, choices)), lambda v: type(v) is type(choices[0]) and v in choices
+
+
+_RULES: dict[str, Rule] = {
+    **dict.fromkeys(("in_channels", "out_channels", "latent_channels"), _integer(1, MAX_CHANNELS)),
+    "pool_channels": _integer(0, MAX_CHANNELS),
+    "encoder_block_out_channels": _integers(1, MAX_CHANNELS),
+    "decoder_block_out_channels": _integers(1, MAX_CHANNELS),
+    "encoder_stem_channels": _integers(1, MAX_CHANNELS),
+    "num_encoder_blocks": _integers(0, MAX_BLOCKS),
+    "num_decoder_blocks": _integers(0, MAX_BLOCKS),
+    "latent_magnitude": _number("a number above 0", lambda v: v > 0),
+    "latent_shift": _number("a number from 0 to 1", lambda v: 0 <= v <= 1),
+    "scaling_factor": _number("a finite number"),
+    "shift_factor": _number("a finite number"),
+    "raw_latent_scale": _optional(_number("a number above 0", lambda v: v > 0)),
+    "raw_latent_shift": _optional(_number("a finite number")),
+    "act_fn": _choice("relu", "silu", "swish", "gelu", "mish"),
+    "upsample_fn": _choice("nearest"),
+    "upsampling_scaling_factor": _choice(2),
+    "width_change": _choice("conv", "block"),
+    "force_upcast": ("true or false", lambda v: type(v) is bool),
+    "name_or_path": ("a string", lambda v: isinstance(v, str)),
 }
 
 
 def check_fields(config: Any) -> None:
     """Raise ValueError unless an `AutoencoderTinyConfig` has valid fields that fit together."""
-    for name in ("in_channels", "out_channels", "latent_channels"):
-        _check_integer(name, getattr(config, name), 1, MAX_CHANNELS)
-    _check_integer("pool_channels", config.pool_channels, 0, MAX_CHANNELS)
-    for name in _WIDTHS:
-        _check_integers(name, getattr(config, name), 1, MAX_CHANNELS)
-    for name in _BLOCKS:
-        _check_integers(name, getattr(config, name), 0, MAX_BLOCKS)
-    for name in NUMBERS:
-        _check_number(name, getattr(config, name))
-    for name in RAW_LATENT:
-        if getattr(config, name) is not None:
-            _check_number(name, getattr(config, name))
-    for name, choices in _CHOICES.items():
-        _check_choice(name, getattr(config, name), choices)
-    is_bool = type(config.force_upcast) is bool
-    _check("force_upcast", config.force_upcast, is_bool, "true or false")
-    _check("name_or_path", config.name_or_path, isinstance(config.name_or_path, str), "a string")
+    for name, (expected, is_valid) in _RULES.items():
+        if not is_valid(value := getattr(config, name)):
+            raise ValueError(f"{name} must be {expected}, got {value!r}")
     _check_architecture(config)
 
 
@@ -69,32 +96,3 @@ def _check_architecture(config: Any) -> None:
             f"{factor} and this decoder multiplies it by {config.spatial_factor}; give both the "
             f"same number of stages"
         )
-
-
-def _check(name: str, value: Any, is_valid: bool, expected: str) -> None:
-    if not is_valid:
-        raise ValueError(f"{name} must be {expected}, got {value!r}")
-
-
-def _check_integer(name: str, value: Any, low: int, high: int) -> None:
-    is_valid = type(value) is int and low <= value <= high
-    _check(name, value, is_valid, f"an integer from {low} to {high}")
-
-
-def _check_integers(name: str, value: Any, low: int, high: int) -> None:
-    is_valid = isinstance(value, tuple) and all(type(v) is int and low <= v <= high for v in value)
-    _check(name, value, is_valid, f"a tuple of integers from {low} to {high}")
-
-
-def _check_number(name: str, value: Any) -> None:
-    is_finite = type(value) in (int, float) and abs(value) < MAX_NUMBER
-    _check(name, value, is_finite, "a finite number")
-    if name in ("latent_magnitude", "raw_latent_scale"):
-        _check(name, value, value > 0, "a number above 0")
-    if name == "latent_shift":
-        _check(name, value, 0 <= value <= 1, "a number from 0 to 1")
-
-
-def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    is_valid = any(type(value) is type(choice) and value == choice for choice in choices)
-    _check(name, value, is_valid, " or ".join(map(repr, choices)))

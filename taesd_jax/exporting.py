@@ -12,14 +12,17 @@ from .config import AutoencoderTinyConfig
 
 
 def _serialise(static: tuple) -> bytes:
-    config, dtype, *rest = static
-    return json.dumps([config.to_dict(), None if dtype is None else dtype.name, *rest]).encode()
+    fields = dict(static)
+    fields["config"] = fields["config"].to_dict()
+    fields["dtype"] = fields["dtype"] and fields["dtype"].name
+    return json.dumps(fields, default=int).encode()
 
 
 def _deserialise(data: bytes) -> tuple:
-    fields, name, *rest = json.loads(data)
-    dtype = None if name is None else jnp.dtype(name)
-    return AutoencoderTinyConfig.from_dict(fields), dtype, *rest
+    fields = json.loads(data)
+    fields["config"] = AutoencoderTinyConfig.from_dict(fields["config"])
+    fields["dtype"] = fields["dtype"] and jnp.dtype(fields["dtype"])
+    return tuple(fields.items())
 
 
 export.register_pytree_node_serialization(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -9,7 +10,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from .config import AutoencoderTinyConfig
-from .model.validation import check_dtype
+from .model.inputs import as_jax
+from .model.validation import check_count, check_dtype
 
 
 def from_vae_latents(latents: ArrayLike, *, config: AutoencoderTinyConfig) -> jax.Array:
@@ -28,7 +30,7 @@ def from_vae_latents(latents: ArrayLike, *, config: AutoencoderTinyConfig) -> ja
     0.18215
     """
     scale, shift = _scale_and_shift(config)
-    return (jnp.asarray(latents) - shift) * scale
+    return (as_jax(latents) - shift) * scale
 
 
 def to_vae_latents(latents: ArrayLike, *, config: AutoencoderTinyConfig) -> jax.Array:
@@ -42,7 +44,7 @@ def to_vae_latents(latents: ArrayLike, *, config: AutoencoderTinyConfig) -> jax.
         ValueError: The config has no `raw_latent_scale`.
     """
     scale, shift = _scale_and_shift(config)
-    return jnp.asarray(latents) / scale + shift
+    return as_jax(latents) / scale + shift
 
 
 def pack_latents(latents: ArrayLike) -> jax.Array:
@@ -73,13 +75,14 @@ def unpack_latents(tokens: ArrayLike, *, size: tuple[int, int]) -> jax.Array:
 
     Raises:
         ValueError: The tokens have another rank, or their number does not match `size`.
+        TypeError: A side is not an integer.
 
     >>> unpack_latents(jnp.zeros((1, 6, 64)), size=(4, 6)).shape
     (1, 4, 6, 16)
     """
-    tokens, (h, w) = jnp.asarray(tokens), size
-    if not all(isinstance(side, int) and side > 0 for side in size):
-        raise ValueError(f"size must be two positive integers, got {size}")
+    tokens, (h, w) = as_jax(tokens), size
+    for side in size:
+        check_count("a side in size", side)
     if tokens.ndim != 3 or h % 2 or w % 2 or tokens.shape[1] * 4 != h * w or tokens.shape[2] % 4:
         raise ValueError(
             f"tokens of {h}x{w} latents must be (n, {h // 2} * {w // 2}, 4z) with even sides, "
@@ -100,7 +103,7 @@ def patchify_latents(latents: ArrayLike) -> jax.Array:
     Raises:
         ValueError: The latents have another rank or odd sides.
     """
-    latents = jnp.asarray(latents)
+    latents = as_jax(latents)
     if latents.ndim != 4 or latents.shape[1] % 2 or latents.shape[2] % 2:
         raise ValueError(f"latents must be (n, h, w, z) with even sides, got shape {latents.shape}")
     n, h, w, z = latents.shape
@@ -123,7 +126,7 @@ def unpatchify_latents(patches: ArrayLike) -> jax.Array:
     Raises:
         ValueError: The patches have another rank, or a number of channels that 4 does not divide.
     """
-    patches = jnp.asarray(patches)
+    patches = as_jax(patches)
     if patches.ndim != 4 or patches.shape[-1] % 4:
         raise ValueError(f"patches must be (n, h, w, 4z), got shape {patches.shape}")
     n, h, w, c = patches.shape
@@ -131,28 +134,42 @@ def unpatchify_latents(patches: ArrayLike) -> jax.Array:
     return pairs.reshape(n, 2 * h, 2 * w, c // 4)
 
 
-def scale_latents(latent: jax.Array, *, config: AutoencoderTinyConfig) -> jax.Array:
+def scale_latents(latent: ArrayLike, *, config: AutoencoderTinyConfig) -> jax.Array:
     """Map latents to [0, 1] for storage in 8 bits, clipping at +-`config.latent_magnitude`.
 
     Raises:
         TypeError: The latent is not floating point.
     """
+    latent = as_jax(latent)
     check_dtype(latent.dtype)
     return jnp.clip(latent / (2 * config.latent_magnitude) + config.latent_shift, 0, 1)
 
 
-def unscale_latents(scaled: jax.Array, *, config: AutoencoderTinyConfig) -> jax.Array:
+def unscale_latents(scaled: ArrayLike, *, config: AutoencoderTinyConfig) -> jax.Array:
     """Undo `scale_latents`; divide 8-bit values by 255 first.
 
     Raises:
         TypeError: The values are not floating point.
     """
+    scaled = as_jax(scaled)
     check_dtype(scaled.dtype)
     return (scaled - config.latent_shift) * (2 * config.latent_magnitude)
 
 
+@functools.partial(jax.jit, static_argnames="config")
+def quantize_latents(latent: jax.Array, *, config: AutoencoderTinyConfig) -> jax.Array:
+    """Round latents to the values that 8-bit storage keeps."""
+    stored = jnp.round(scale_latents(latent, config=config) * 255) / 255
+    return unscale_latents(stored, config=config)
+
+
 def _scale_and_shift(config: AutoencoderTinyConfig) -> tuple[Any, Any]:
     if config.raw_latent_scale is None:
+        if len(names := config.same_architecture) > 1:
+            raise ValueError(
+                f"this config has no raw_latent_scale, which differs between "
+                f"{' and '.join(names)}: pass config.with_variant({names[0]!r}), or another of them"
+            )
         raise ValueError(
             f"{config.variant or 'this config'} has no raw_latent_scale: its full VAE's latents "
             f"differ by more than one scale, or the scale is unknown"

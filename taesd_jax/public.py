@@ -16,6 +16,7 @@ from .latents import (
 from .model.fitting import Fit, fit_thumbnails
 from .model.functional import init
 from .outputs import AutoencoderTinyOutput, DecoderOutput
+from .strategies.compilation import CompiledComponent
 from .strategies.iterators import iter_decode, iter_encode
 from .strategies.planner import Execution
 from .strategies.run import decode, encode
@@ -32,6 +33,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "CheckpointNotFoundError",
+    "CompiledComponent",
     "DecoderOutput",
     "Execution",
     "Fit",

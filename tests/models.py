@@ -1,12 +1,14 @@
 """Random models, the same bits on every machine, drawn by published name with numpy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
+import taesd_jax
 from taesd_jax import VARIANTS, AutoencoderTinyConfig, weights
-from taesd_jax.model.layers import COMPONENTS, build_layers
-from taesd_jax.model.thumbnails import features, scales_of
+from taesd_jax.model.layers import COMPONENTS, build_layers, scales_of
+from taesd_jax.model.thumbnails import features
 from taesd_jax.weights.names import file_name, tensor_shapes, to_flax
 
 SMALL = AutoencoderTinyConfig(
@@ -15,6 +17,7 @@ SMALL = AutoencoderTinyConfig(
 ONE_BLOCK = {"num_encoder_blocks": (1, 1, 1, 1), "num_decoder_blocks": (1, 1, 1, 1)}
 # Every kind of layer, and little to compile.
 SHORT = SMALL.replace(**ONE_BLOCK)
+POOLED = SHORT.replace(pool_channels=16)
 NARROWING = AutoencoderTinyConfig(
     encoder_block_out_channels=(8, 16, 24, 32), decoder_block_out_channels=(32, 24, 16, 8)
 )
@@ -72,7 +75,7 @@ def named(states, format):
 
 def part(tensors, origin="tensors"):
     shapes = {k: tuple(v.shape) for k, v in tensors.items()}
-    return weights.Part(origin, shapes, lambda: tensors)
+    return weights.Part(origin, shapes, {}, lambda names: {name: tensors[name] for name in names})
 
 
 def assemble(tensors, fields=None, variant=""):
@@ -85,6 +88,18 @@ def random_model(config, seed=0, dtype=np.float32):
     fields = config.to_dict()
     params, config, _ = assemble(named(random_states(config, seed, dtype), "module"), fields)
     return params, config
+
+
+def compiled(run, config, shape, dtype="float32", **options):
+    """Compile `encode` or `decode` for an input of that shape and dtype."""
+    params = jax.eval_shape(lambda: taesd_jax.init(jax.random.key(0), config=config))
+    jitted = jax.jit(lambda params, x: run(params, x, config=config, **options))
+    return jitted.lower(params, jax.ShapeDtypeStruct(shape, dtype)).compile()
+
+
+def temporaries(*args, **options):
+    """Return the bytes that what `compiled` compiles takes beside params, input and result."""
+    return compiled(*args, **options).memory_analysis().temp_size_in_bytes
 
 
 def image(config, size, n=1, seed=0, dtype=np.float32):

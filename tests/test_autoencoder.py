@@ -7,12 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import SMALL, image, latent, random_model
+from models import POOLED, SMALL, image, latent, random_model
 
 import taesd_jax
 from taesd_jax import AutoencoderTiny, Full, Tiles
-
-POOLED = SMALL.replace(pool_channels=16)
 
 
 @pytest.fixture

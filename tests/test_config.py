@@ -71,7 +71,7 @@ def test_unknown_fields_warn():
         ({"act_fn": "tanh"}, "act_fn must be 'relu' or 'silu'"),
         ({"upsample_fn": "bilinear"}, "upsample_fn must be 'nearest'"),
         ({"upsampling_scaling_factor": 3}, "upsampling_scaling_factor must be 2"),
-        ({"latent_magnitude": float("nan")}, "latent_magnitude must be a finite number"),
+        ({"latent_magnitude": float("nan")}, "latent_magnitude must be a number above 0"),
         ({"latent_magnitude": 0}, "latent_magnitude must be a number above 0"),
         ({"latent_shift": 7}, "latent_shift must be a number from 0 to 1"),
         ({"raw_latent_scale": -1}, "raw_latent_scale must be a number above 0"),

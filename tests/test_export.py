@@ -10,14 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
-from models import SMALL, image, latent, random_model
+from models import ROUNDING, SHORT, image, latent, random_model
 
 import taesd_jax
 from taesd_jax import AutoencoderTiny, Strips
-
-SHORT = SMALL.replace(num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1))
-# The same program compiled for a known shape.
-ROUNDING = 2e-5
 
 
 @pytest.mark.process
@@ -161,7 +157,7 @@ def test_compiled_ahead_of_time(vae, component):
     compiled = vae.compile(x.shape, component=component)
     want = vae.decode(x).sample if component == "decoder" else vae.encode(x).latents
     np.testing.assert_allclose(compiled(vae, x), want, atol=ROUNDING, rtol=0)
-    assert compiled.memory_analysis().temp_size_in_bytes > 0
+    assert compiled.program.memory_analysis().temp_size_in_bytes > 0
     with pytest.raises(TypeError, match="called with float32"):
         compiled(vae, np.concatenate([x, x]))
 

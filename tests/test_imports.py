@@ -25,17 +25,17 @@ ORDER = [
     {"config"},
     {"io", "kernels", "metrics"},
     {"model"},
-    {"weights", "latents"},
+    {"weights", "latents", "surface"},
     {"strategies"},
     {"autoencoder"},
-    {"exporting", "pipelines", "previews"},
+    {"exporting", "pipelines", "previews", "video"},
     {"training"},
     {"cli", "public"},
 ]
 INSIDE = {
     "model": [
         {"layers"},
-        {"convolutions", "validation"},
+        {"convolutions", "inputs", "validation"},
         {"blocks"},
         {"modules"},
         {"functional"},
@@ -43,17 +43,28 @@ INSIDE = {
         {"fitting"},
     ],
     "strategies": [
-        {"strategy", "sharding"},
+        {"strategy", "sharding", "placement"},
         {"geometry"},
         {"memory", "parts"},
         {"strips", "tiles"},
         {"run", "iterators"},
         {"planner"},
+        {"compilation"},
+    ],
+    "video": [
+        {"config"},
+        {"layers", "frames"},
+        {"advance", "checkpoints"},
+        {"validation"},
+        {"functional"},
+        {"iterators"},
+        {"autoencoder"},
+        {"wan"},
     ],
 }
 PACKAGES = [
     "taesd_jax",
-    *(f"taesd_jax.{name}" for name in ("io", "pipelines", "previews", "training")),
+    *(f"taesd_jax.{name}" for name in ("io", "pipelines", "previews", "training", "video")),
 ]
 NO_TORCH = ("torch", "optax", "PIL", "huggingface_hub", "safetensors", "convert")
 
@@ -119,7 +130,8 @@ def test_nothing_in_the_package_imports_the_torch_side_or_heavy_things_at_import
 
 def test_config_layers_and_names_need_no_jax():
     names = ("weights/names", "weights/recognition")
-    for name in ("config", "model/layers", "errors", "io/files", *names):
+    video = ("video/config", "video/layers", "video/frames")
+    for name in ("config", "model/layers", "errors", "io/files", *names, *video):
         path = ROOT / "taesd_jax" / f"{name}.py"
         assert not [m for m, _ in imports(path) if m.split(".")[0] in ("jax", "flax")]
 

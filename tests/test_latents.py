@@ -77,9 +77,9 @@ def test_impossible_shapes_are_refused():
         (
             "taef1",
             (1, 6, 64),
-            r"packed tokens \(1, 6, 64\).*unpack_latents\(tokens, size=\(h, w\)\)",
+            r"unpack tokens with taesd_jax\.unpack_latents\(tokens, size=\(h, w\)\)",
         ),
-        ("taef2", (1, 6, 128), "packed tokens"),
+        ("taef2", (1, 6, 128), "unpack tokens"),
         ("taef2", (1, 3, 2, 128), r"unpatchify_latents\(patches\)"),
         ("taef2", (1, 128, 3, 2), r"unpatchify_latents\(patches.transpose\(0, 2, 3, 1\)\)"),
     ],
@@ -92,7 +92,7 @@ def test_the_wrong_form_is_refused(name, shape, message):
 
 def test_patches_are_named_whatever_their_size():
     # As many rows as a latent has channels: FLUX.2 at 512x512.
-    with pytest.raises(ValueError, match="got patches"):
+    with pytest.raises(ValueError, match=r"if it is NCHW.*if these are patches"):
         check_latent(np.zeros((1, 32, 32, 128), np.float32), VARIANTS["taef2"])
     with pytest.raises(ValueError, match=r"must be \(n, h, w, 16\), got shape \(1, 64, 128\)$"):
         check_latent(np.zeros((1, 64, 128), np.float32), VARIANTS["taef1"])
@@ -100,5 +100,11 @@ def test_patches_are_named_whatever_their_size():
 
 @pytest.mark.parametrize("size", [(0, 0), (-4, -6), (4.0, 6)])
 def test_sizes_are_positive_integers(size):
-    with pytest.raises(ValueError, match="size must be two positive integers"):
+    error = TypeError if isinstance(size[0], float) else ValueError
+    with pytest.raises(error, match="a side in size must be a positive integer"):
         unpack_latents(np.zeros((1, 6, 64), np.float32), size=size)
+
+
+def test_sizes_may_be_numpys():
+    size = tuple(np.array([4, 6]))
+    assert unpack_latents(np.zeros((1, 6, 64), np.float32), size=size).shape == (1, 4, 6, 16)

@@ -14,7 +14,7 @@ from ..config import VARIANTS
 from ..errors import CheckpointError, UsageError
 from ..model.layers import COMPONENTS
 from ..weights.files import CONFIG_FILE, DIFFUSERS_FILE
-from ..weights.sources import PICKLES, pair_file
+from ..weights.sources import PICKLES, find_files, find_local, pair_file
 from .options import MODEL_HELP, convert_package, load_checkpoint, say
 from .outputs import add_overwrite, check_outputs, file_name, write_json
 
@@ -29,8 +29,9 @@ def add_info_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_info(args: argparse.Namespace) -> int:
     """Show what a checkpoint holds."""
+    source = find_local(args.model) or find_files(args.model, subfolder="")
     params, config, stored_format = load_checkpoint(args.model)
-    components = {}
+    files, components = [str(path) for path in source.weights], {}
     for component, tree in params.items():
         leaves = jax.tree.leaves(tree)
         components[component] = {
@@ -39,12 +40,14 @@ def run_info(args: argparse.Namespace) -> int:
         }
     same = config.same_architecture
     report = {"variant": config.variant, "same_architecture": same, "format": stored_format}
+    report["files"] = files
     report |= {"spatial_factor": config.spatial_factor, "components": components}
     if args.json:
         print(json.dumps(report | {"config": config.to_dict()}, indent=2))
         return 0
     say(f"variant         {config.variant or ' or '.join(same) or 'not a published one'}")
     print(f"format          {stored_format}")
+    say(f"files           {', '.join(files)}")
     print(f"latent          {config.latent_channels} channels, 1/{config.spatial_factor} size")
     for component, part in components.items():
         widths = getattr(config, f"{component}_block_out_channels")
@@ -128,6 +131,11 @@ def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
     add("model", help=_TORCH_MODEL_HELP)
     add("--image", metavar="FILE", help="image to encode (default: a synthetic one)")
     add("--seed", type=int, default=0, help="seed of the synthetic image (default: %(default)s)")
+    add(
+        "--layers",
+        action="store_true",
+        help="list every layer, not only those that are too far off",
+    )
     text = "also write the report as JSON"
     add("--json", type=file_name, metavar="FILE", help=text)
     add_overwrite(parser)
@@ -140,7 +148,7 @@ def run_verify(args: argparse.Namespace) -> int:
     report = convert_package().parity_report(params, config, image=args.image, seed=args.seed)
     if args.json:
         write_json(args, args.json, report.to_dict())
-    print(report.table())
+    print(report.table(layers=args.layers))
     return 0 if report.ok else 1
 
 

@@ -29,6 +29,8 @@ _COMMANDS = {
     "encode": ("images", "Encode images into latent files."),
     "decode": ("images", "Decode latent files into images."),
     "roundtrip": ("images", "Encode and decode; write both images side by side, print the PSNR."),
+    "decode-video": ("video", "Decode latents of a video model into a video, frame by frame."),
+    "encode-video": ("video", "Encode a video into latents of a video model, frame by frame."),
     "info": ("checkpoints", "Show what a checkpoint holds."),
     "convert": ("checkpoints", "Convert a checkpoint to another format."),
     "verify": ("checkpoints", "Compare with PyTorch layer by layer; status 1 if they differ."),

@@ -13,7 +13,16 @@ from ..autoencoder import AutoencoderTiny
 from ..errors import MediaFileError
 from ..io.images import pad_image, psnr
 from ..metrics import gmsd, sharpness, ssim
-from .options import LONGEST_HELP, MODEL_HELP, expand, load_vae, positive_integer, read_resized, say
+from .options import (
+    IMAGES_HELP,
+    LONGEST_HELP,
+    MODEL_HELP,
+    expand_images,
+    load_vae,
+    positive_integer,
+    read_resized,
+    say,
+)
 from .outputs import add_overwrite, check_outputs, file_name, write_json
 
 # Equal images have an infinite PSNR; this keeps means finite.
@@ -26,7 +35,7 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `taesd-jax compare`."""
     add = parser.add_argument
     add("models", nargs="+", help=MODEL_HELP)
-    add("--images", nargs="+", required=True, help="image files or glob patterns")
+    add("--images", nargs="+", required=True, help=IMAGES_HELP)
     add("--side", type=positive_integer, default=640, help=LONGEST_HELP)
     text = "also write the figures as JSON"
     add("--json", type=file_name, metavar="FILE", help=text)
@@ -35,7 +44,7 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_compare(args: argparse.Namespace) -> int:
     """Compare models by PSNR, SSIM, GMSD and sharpness of their images."""
-    paths = expand(args.images)
+    paths = expand_images(args.images)
     check_outputs(args, [args.json], paths)
     models = {name: load_vae(name) for name in args.models}
     for vae in models.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from datetime import date
@@ -22,13 +23,13 @@ from ..model.thumbnails import thumbnail_name
 from ..strategies.run import decode
 from ..weights.thumbnail_files import check_entry, save_thumbnails
 from .options import (
+    IMAGES_HELP,
     LONGEST_HELP,
     MODEL_HELP,
-    expand,
+    expand_images,
     load_checkpoint,
     positive_integer,
     read_resized,
-    real_path,
     say,
 )
 from .outputs import check_not_inputs, file_name
@@ -37,7 +38,7 @@ from .outputs import check_not_inputs, file_name
 def add_fit_thumbnails_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `taesd-jax fit-thumbnails`."""
     add = parser.add_argument
-    add("images", nargs="+", help="image files or glob patterns to fit to")
+    add("images", nargs="+", help=f"{IMAGES_HELP} to fit to")
     add("--held-out", nargs="+", default=[], help="images to evaluate with, not fitted to")
     add("--model", default="taesd", help=f"{MODEL_HELP} (default: %(default)s)")
     add("--name", help="name of the entry in the file (default: the variant)")
@@ -48,9 +49,9 @@ def add_fit_thumbnails_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_fit_thumbnails(args: argparse.Namespace) -> int:
     """Fit the heads that make thumbnails, see decode --scale, and add them to a file."""
-    held_out = expand(args.held_out)
-    excluded = {real_path(path) for path in held_out}
-    paths = [path for path in expand(args.images) if real_path(path) not in excluded]
+    held_out = expand_images(args.held_out)
+    excluded = {os.path.realpath(path) for path in held_out}
+    paths = [p for p in expand_images(args.images) if os.path.realpath(p) not in excluded]
     if not paths:
         raise MediaFileError("every image is held out; name others to fit to")
     check_not_inputs(args, [Path(args.output)], [*paths, *held_out])

@@ -57,24 +57,24 @@ def decode_large(
     target: Path,
     *,
     size: tuple[int, int],
-    data_format: str,
+    reading: dict[str, Any],
 ) -> str:
     """Decode a latent (1, h, w, z) into a .npy or TIFF file of 8-bit pixels.
 
     Args:
         vae: Model.
         source: File of the latent.
-        latent: Content of that file, NHWC.
+        latent: Latent of that file.
         target: File to write.
         size: Height and width to crop to.
-        data_format: Axes of the latent in the file.
+        reading: How that file was read, as JSON types.
     """
     if latent.shape[0] != 1:
         raise MediaFileError(
             f"{source}: {target.suffix} files hold one image, got {latent.shape[0]}"
         )
     config, (h, w) = vae.config, size
-    job = [*_job("decode", vae, source), data_format]
+    job = [*_job("decode", vae, source), reading]
     software = signature("decode")
     array = ResumableArrayWriter(target, (h, w, 3), "uint8", job=job, software=software)
     strategy = Strips(min_full_stages(config), _strip_rows(w))
@@ -89,7 +89,10 @@ def decode_large(
 
 
 def encode_large(vae: AutoencoderTiny, source: Path, target: Path) -> str:
-    """Encode a .npy or TIFF file of 8-bit pixels (h, w, 3) into a .npy file of a latent."""
+    """Encode a .npy or TIFF file of 8-bit pixels (h, w, 3) into a .npy file of a latent.
+
+    .npy holds neither the model nor the image's size, so `decode` cannot check or crop to them.
+    """
     if target.suffix.lower() != ".npy":
         raise MediaFileError(
             f"{source}: its latent is written as .npy: pass --format npy or a name in .npy to -o"

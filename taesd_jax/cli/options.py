@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import glob
-import os
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +25,7 @@ from ..config import VARIANTS
 from ..errors import CheckpointError, MediaFileError, describe_error, escape_controls, one_line
 from ..io.files import check_regular
 from ..io.images import read_image
+from ..io.listing import drop_repeated, find_images, is_list
 from ..model.layers import Component
 from ..weights.sources import find_local
 
@@ -32,6 +33,7 @@ MODEL_HELP = (
     "a safetensors file; PATH for PATH_encoder.safetensors and PATH_decoder.safetensors; a folder; "
     "a hub id; one of " + ", ".join(VARIANTS) + "; or small, which comes with this package"
 )
+IMAGES_HELP = "image files, folders or glob patterns"
 LONGEST_HELP = "longest side in pixels; larger images are resized to it (default: %(default)s)"
 
 
@@ -87,28 +89,31 @@ def model_on_device(args: argparse.Namespace, *components: Component) -> Iterato
         yield vae
 
 
-def expand(patterns: list[str], *, skip: tuple[str, ...] = ()) -> list[Path]:
-    """Expand paths and glob patterns into files, each listed once.
+def expand_images(sources: list[str]) -> list[Path]:
+    """List the files of image files, folders and patterns, each once.
 
-    Args:
-        patterns: Paths and patterns.
-        skip: Endings that patterns do not match, such as those of our own results.
+    Raises:
+        MediaFileError: A folder or pattern has no images.
+    """
+    return drop_repeated(itertools.chain.from_iterable(map(find_images, sources)))
+
+
+def expand(sources: list[str]) -> list[Path]:
+    """List the files of paths and patterns, each once.
 
     Raises:
         MediaFileError: A pattern matches nothing.
     """
-    files: dict[str, Path] = {}
-    for pattern in patterns:
-        path = Path(pattern)
-        matches = [path]
-        if glob.has_magic(pattern) and not path.exists():
-            matches = [Path(p) for p in sorted(glob.glob(pattern, recursive=True))]
-            matches = [p for p in matches if not p.name.endswith(skip)]
-        if not matches:
-            raise MediaFileError(f"no file matches {pattern!r}")
-        for match in matches:
-            files.setdefault(real_path(match), match)
-    return list(files.values())
+    files: list[Path] = []
+    for source in sources:
+        path = Path(source)
+        found = [path]
+        if is_list(source) and not path.is_dir():
+            found = [Path(name) for name in sorted(glob.glob(source, recursive=True))]
+        if not found:
+            raise MediaFileError(f"no file matches {source!r}")
+        files += found
+    return drop_repeated(files)
 
 
 def read_resized(paths: list[Path], longest: int, shortest: int) -> Iterator[np.ndarray]:
@@ -131,11 +136,6 @@ def read_resized(paths: list[Path], longest: int, shortest: int) -> Iterator[np.
             size = [max(round(side * longest / max(h, w)), shortest) for side in (h, w)]
             image = np.asarray(jax.image.resize(image, (*size, 3), "lanczos3")).clip(-1, 1)
         yield image
-
-
-def real_path(path: Path) -> str:
-    """Resolve all links; unlike `Path.resolve` this does not raise on a loop of links."""
-    return os.path.realpath(path)
 
 
 def say(line: str) -> None:

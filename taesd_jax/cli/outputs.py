@@ -132,17 +132,17 @@ def _named_files(args: argparse.Namespace) -> Iterable[Path]:
         if option in _OUTPUTS:
             continue
         for word in value if isinstance(value, list) else [value]:
-            if isinstance(word, (str, Path)) and str(word):
-                path = Path(word).expanduser()
-                yield path
-                if option in _MODELS and path.name:
-                    yield from _model_files(path)
+            if isinstance(word, str) and word:
+                yield Path(word)
+                if option in _MODELS:
+                    yield from _model_files(Path(os.path.expanduser(word)))
 
 
 def _model_files(path: Path) -> Iterable[Path]:
     """Yield the files that may belong to a model, of those that `weights.load` takes."""
-    for suffix in (".safetensors", ".pth"):
-        yield from (pair_file(path, component, suffix) for component in COMPONENTS)
+    if path.name:
+        for suffix in (".safetensors", ".pth"):
+            yield from (pair_file(path, component, suffix) for component in COMPONENTS)
     if path.is_file():
         yield path.with_name(CONFIG_FILE)
     elif path.is_dir():

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
-from ..kernels import count_multiprocessors, is_half
+from ..kernels import count_multiprocessors, has_onednn, is_half
 from ..model.functional import Params, abstract_params
 from ..model.layers import COMPONENTS, Component, num_stages
 from ..strategies.run import decode, encode
@@ -81,7 +81,7 @@ def default_names(case: Case) -> list[str]:
     names = [OURS]
     if case.component == "decoder":
         names.append(UINT8)
-    if is_half(case.dtype) and count_multiprocessors():
+    if is_half(case.dtype) and (count_multiprocessors() or has_onednn(case.dtype)):
         names.append(NO_KERNELS)
     return names
 

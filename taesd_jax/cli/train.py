@@ -14,14 +14,14 @@ from jax.sharding import Mesh
 
 from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
-from ..errors import MediaFileError, TrainingError
+from ..errors import MediaFileError, TrainingError, UsageError
 from ..io.listing import RECIPE_FILE
 from ..model.layers import COMPONENTS, Component
 from ..training import LOSSES, Recipe, RunOptions, list_images, new_student, train
 from ..training.recipe import DTYPES, OPTIMIZERS
 from ..training.trainer import check_installed
 from ..weights.sources import pair_file
-from .options import MODEL_HELP, load_vae, say
+from .options import MODEL_HELP, load_vae, positive_integer, say
 from .outputs import add_overwrite, check_not_inputs, check_outputs, file_name
 
 _DEFAULT = "(default: %(default)s)"
@@ -74,8 +74,8 @@ def _add_models(group: argparse._ArgumentGroup) -> None:
     add("--teacher", help=f"{MODEL_HELP} (default: what --init names, else taesd)")
     add("--init", help="model to start from; the component that is not trained stays as it is")
     text = "of a new student's stages, latent first"
-    add("--widths", type=int, nargs="+", metavar="N", help=f"channels {text}")
-    add("--blocks", type=int, nargs="+", metavar="N", help=f"blocks {text}")
+    add("--widths", type=positive_integer, nargs="+", metavar="N", help=f"channels {text}")
+    add("--blocks", type=positive_integer, nargs="+", metavar="N", help=f"blocks {text}")
 
 
 def _add_losses(group: argparse._ArgumentGroup) -> None:
@@ -88,19 +88,24 @@ def _add_evaluation(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--held-out", nargs="+", default=[], help="images to evaluate with, not trained on")
     text = f"side in pixels that their largest square is resized to {_DEFAULT}"
-    add("--eval-size", type=int, default=256, metavar="N", help=text)
+    add("--eval-size", type=positive_integer, default=256, metavar="N", help=text)
     text = f"steps between evaluations and checkpoints {_DEFAULT}"
-    add("--eval-every", type=int, default=500, metavar="N", help=text)
+    add("--eval-every", type=positive_integer, default=500, metavar="N", help=text)
     text = f"steps between lines of the log {_DEFAULT}"
-    add("--log-every", type=int, default=50, metavar="N", help=text)
+    add("--log-every", type=positive_integer, default=50, metavar="N", help=text)
 
 
 def run_train(args: argparse.Namespace) -> int:
     """Train a tiny encoder or decoder to match a larger model, or fine-tune one."""
     check_installed()
     fields: dict[str, Any] = {f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe)}
-    fields["losses"] = _parse_losses(args.losses)
-    recipe = Recipe(**fields)
+    if args.init and (args.widths or args.blocks):
+        raise UsageError("--widths and --blocks are for new students; --init has its own")
+    try:
+        fields["losses"] = _parse_losses(args.losses)
+        recipe = Recipe(**fields)
+    except (ValueError, TypeError) as error:
+        raise UsageError(str(error)) from error
     held_out = list_images(args.held_out)
     excluded = {path.resolve() for path in held_out}
     images = [path for path in list_images(args.images) if path.resolve() not in excluded]
@@ -143,8 +148,6 @@ def _load_models(
     if init is None:
         config = _student_config(teacher.config, component, args.widths, args.blocks)
         return new_student(component, config, seed=recipe.seed), teacher
-    if args.widths or args.blocks:
-        raise TrainingError("--widths and --blocks are for new students; --init has its own")
     init.check_loaded(component)
     if init.config.shares_latents(teacher.config):
         return init, teacher

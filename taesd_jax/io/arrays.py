@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,9 +22,11 @@ except ImportError:  # Windows
 
 TIFF = (".tif", ".tiff")
 SUFFIXES = (".npy", *TIFF)
-# Values of the TIFF tags PhotometricInterpretation and Orientation.
+# Values of the TIFF tags PhotometricInterpretation, PlanarConfiguration and Orientation.
 _RGB = 2
+_INTERLEAVED = 1
 _UPRIGHT = 1
+_BLOCK = 2**20
 
 
 def open_array(path: str | os.PathLike[str]) -> np.ndarray:
@@ -40,7 +43,7 @@ def open_array(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def is_plain_tiff(path: Path) -> bool:
-    """Return whether a TIFF is one upright image of uncompressed 8-bit RGB, which can be mapped."""
+    """Return whether a TIFF can be mapped: one upright image in uncompressed 8-bit RGB, as sRGB."""
     try:
         with _import_tifffile().TiffFile(path) as file:
             page = file.pages.first
@@ -48,7 +51,8 @@ def is_plain_tiff(path: Path) -> bool:
             return (
                 len(file.pages) == 1
                 and page.is_memmappable
-                and page.photometric == _RGB
+                and (page.photometric, page.planarconfig) == (_RGB, _INTERLEAVED)
+                and "InterColorProfile" not in page.tags
                 and (page.dtype, page.shape[2:]) == (np.uint8, (3,))
                 and (upright is None or upright.value == _UPRIGHT)
             )
@@ -67,7 +71,8 @@ class ResumableArrayWriter:
     """Write an array file row by row; the target is replaced when the array is complete.
 
     Rows go to a partial file beside the target. Restarting the same job resumes after the last
-    flushed row; a different job starts over. Two runs cannot write the same target at once.
+    flushed row, if a checksum says that the file is whole to there; a different job starts over.
+    Two runs cannot write the same target at once.
 
     Args:
         path: Target, with one of `SUFFIXES`.
@@ -107,12 +112,11 @@ class ResumableArrayWriter:
         self._file = _open_locked(self._partial, path)
         self.rows = 0
         try:
-            self.rows, offset = self._resume() or (0, self._create())
+            # The checksum is of all bytes up to the next row, where the file's position then is.
+            self.rows, self._checksum = self._resume() or (0, self._create())
         except BaseException:
             self.suspend()
             raise
-        row_bytes = self.dtype.itemsize * int(np.prod(shape[-2:]))
-        self._file.seek(offset + self.rows * row_bytes)
 
     @property
     def height(self) -> int:
@@ -121,14 +125,16 @@ class ResumableArrayWriter:
 
     def append(self, rows: np.ndarray) -> None:
         """Write the next rows; a restart finds them only after `flush`."""
-        self._file.write(np.ascontiguousarray(rows, self.dtype).tobytes())
+        content = np.ascontiguousarray(rows, self.dtype).tobytes()
+        self._file.write(content)
+        self._checksum = zlib.crc32(content, self._checksum)
         self.rows += len(rows)
 
     def flush(self) -> None:
-        """Sync the rows to disk, then record their number."""
+        """Sync the rows to disk, then record their number and the checksum."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        state = {"job": self._job, "rows": self.rows}
+        state = {"job": self._job, "rows": self.rows, "crc32": self._checksum}
         write_files({self._state: json.dumps(state).encode()})
 
     def close(self) -> None:
@@ -164,18 +170,20 @@ class ResumableArrayWriter:
         self._file.close()
 
     def _resume(self) -> tuple[int, int] | None:
-        """Return the number of rows on disk and their offset, if this job wrote them."""
+        """Return the rows on disk and the checksum, if this job wrote them and they are whole."""
         # A broken partial file is started over.
         with contextlib.suppress(Exception):
             state = json.loads(self._state.read_text())
             rows, array = state["rows"], open_array(self._partial)
             same = array.shape == self.shape and array.dtype == self.dtype
             if state["job"] == self._job and same and type(rows) is int and 0 < rows <= self.height:
-                return rows, array.offset  # pyright: ignore[reportAttributeAccessIssue]
+                row_bytes = array.nbytes // self.height
+                checksum = self._move_to(array.offset + rows * row_bytes)  # pyright: ignore[reportAttributeAccessIssue]
+                return (rows, checksum) if checksum == state["crc32"] else None
         return None
 
     def _create(self) -> int:
-        """Write a file of zeros; return the offset of its rows."""
+        """Write a file of zeros; return the checksum of its header."""
         self._state.unlink(missing_ok=True)
         if self.path.suffix.lower() in TIFF:
             options: dict[str, Any] = {"photometric": "rgb", "bigtiff": True, "metadata": None}
@@ -187,7 +195,17 @@ class ResumableArrayWriter:
             array = np.lib.format.open_memmap(
                 self._partial, mode="w+", dtype=self.dtype, shape=self.shape
             )
-        return array.offset
+        return self._move_to(array.offset)
+
+    def _move_to(self, offset: int) -> int:
+        """Move to a byte of the partial file; return the checksum of all before it."""
+        checksum = 0
+        # Not through `_file`, whose buffer does not notice that `_create` wrote.
+        with self._partial.open("rb") as file:
+            while block := file.read(min(offset - file.tell(), _BLOCK)):
+                checksum = zlib.crc32(block, checksum)
+        self._file.seek(offset)
+        return checksum
 
 
 def _open_locked(path: Path, target: Path) -> BinaryIO:

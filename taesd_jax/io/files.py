@@ -70,6 +70,8 @@ def resolve_target(path: str | os.PathLike[str]) -> Path:
         OSError: It is a folder, a device or a pipe, or has no name.
     """
     target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, "expected a file, got a loop of links", str(path))
     if not Path(path).name:
         raise OSError(errno.EINVAL, "expected the name of a file", os.fspath(path))
     if target.is_dir():

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import MediaFileError
+from .colors import to_srgb
 from .files import reading, write_files
+from .latent_png import PNG_TEXT
 
 # Formats that keep the size of every image and, except for losses and GIF's palette, its colours.
 _WRITABLE = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "SGI", "TGA", "TIFF",
@@ -20,34 +22,58 @@ _SOFTWARE = 0x0131
 _WITH_EXIF = ("AVIF", "JPEG", "PNG", "TIFF", "WEBP")
 # Formats that Pillow decodes itself; for EPS it would start another program. HEIF needs a plug-in.
 _READABLE = (*_WRITABLE, "DDS", "HEIF", "ICO", "MPO", "PSD", "QOI")
+# First bytes of the formats that need more than Pillow, or a better message than its own.
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+_TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """Read an image file as float32 (h, w, 3) in [-1, 1]; see `read_pixels`.
 
     Raises:
-        MediaFileError: There is no such file, it is broken, or it holds floating point.
+        MediaFileError: As `read_pixels`.
     """
     return from_uint8(read_pixels(path))
 
 
 def read_pixels(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read an image file as 8-bit RGB (h, w, 3).
+    """Read an image file as 8-bit sRGB (h, w, 3).
 
-    The EXIF rotation is applied, alpha is composited over white, 16-bit grey is rounded to 8 bits,
-    and an animation gives its first frame. Formats for which Pillow starts another program are
-    refused.
+    The EXIF rotation is applied, an embedded colour profile is converted to sRGB, alpha is
+    composited over white, 16 bits are reduced to 8, and an animation gives its first frame. HEIC
+    needs pillow-heif. Formats for which Pillow starts another program are refused.
 
     Raises:
-        MediaFileError: There is no such file, it is broken, or it holds floating point.
+        MediaFileError: There is no such file, it is broken or too large, or its values are not
+            unsigned integers of up to 16 bits.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, UnidentifiedImageError
 
     path = Path(path)
     with reading(path):
+        with path.open("rb") as stream:
+            head = stream.read(12)
+        if head[4:8] == b"ftyp" and head[8:] in _HEIF_BRANDS:
+            _register_heif(path)
         Image.init()
-        with Image.open(path, formats=[name for name in _READABLE if name in Image.OPEN]) as file:
-            return _to_rgb(ImageOps.exif_transpose(file), file.format, path)
+        try:
+            with Image.open(
+                path, formats=[name for name in _READABLE if name in Image.OPEN]
+            ) as file:
+                if PNG_TEXT in file.info:
+                    raise MediaFileError(f"{path}: a latent, not an image; decode it first")
+                return to_srgb(file, path)
+        except Image.DecompressionBombError as error:
+            raise MediaFileError(
+                f"{path}: too large to read at once: {error} `taesd-jax encode` reads .npy and "
+                f"uncompressed .tif of any size"
+            ) from error
+        except UnidentifiedImageError as error:
+            if head[:4] not in _TIFF_HEADS:
+                raise
+            raise MediaFileError(
+                f"{path}: Pillow does not read this kind of TIFF; save it as RGB of 8 bits"
+            ) from error
 
 
 def write_image(
@@ -148,6 +174,14 @@ def psnr(image: np.ndarray, other: np.ndarray) -> float:
     return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
 
 
+def _register_heif(path: Path) -> None:
+    try:
+        import pillow_heif  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError as error:
+        raise MediaFileError(f"{path}: HEIC needs pillow-heif: pip install pillow-heif") from error
+    pillow_heif.register_heif_opener()
+
+
 def _format_of(path: Path) -> str:
     from PIL import Image
 
@@ -155,26 +189,3 @@ def _format_of(path: Path) -> str:
     if kind not in _WRITABLE:
         raise MediaFileError(f"{path}: unknown image format {path.suffix!r}; use .png or .jpg")
     return kind
-
-
-def _to_rgb(image: Any, kind: str | None, path: Path) -> np.ndarray:
-    from PIL import Image
-
-    if image.mode == "F":
-        raise MediaFileError(f"{path}: expected 8 or 16 bits a channel, got floating point")
-    if image.mode == "I" and kind not in ("PNG", "PPM"):
-        raise MediaFileError(f"{path}: expected 8 or 16 bits a channel, got 32")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        grey = np.asarray(image)
-        if (transparent := image.info.get("transparency")) is not None:
-            grey = np.where(grey == transparent, 65535, grey)  # white
-        grey = np.round(grey / 257).astype(np.uint8)  # 65535 = 255 * 257
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    pixels = np.asarray(image.convert("RGB"))
-    if 0 in pixels.shape:
-        raise MediaFileError(f"{path}: the image is empty")
-    return pixels

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
+import re
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +15,9 @@ from .files import command_of
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".avif", ".gif")
 # Names the folder of a trained component, whose sheets of samples are in `samples`.
 RECIPE_FILE = "recipe.json"
+# Names that `taesd-jax` gives to its images, and subcommands whose images are no photographs.
+_RESULT = re.compile(r"\.(latent|decoded|roundtrip)(-\d+)?\.\w+$")
+_COMMANDS = ("encode", "roundtrip", "train")
 
 
 def list_images(sources: Iterable[str | os.PathLike[str]]) -> list[Path]:
@@ -24,29 +29,60 @@ def list_images(sources: Iterable[str | os.PathLike[str]]) -> list[Path]:
     Raises:
         MediaFileError: A source does not exist or has no images.
     """
-    images: dict[Path, Path] = {}
+    files = []
     for each in sources:
-        source, path = os.fspath(each), Path(each)
-        if path.is_file():
-            files = [path]
-        elif path.is_dir():
-            files = [p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES]
-            files = [p for p in files if p.is_file() and not _is_result(p)]
-        elif glob.has_magic(source):
-            files = [Path(p) for p in glob.glob(source, recursive=True)]
-            files = [p for p in files if p.is_file() and not _is_result(p)]
-        else:
+        source = os.fspath(each)
+        if not is_list(source) and not Path(source).is_file():
             raise MediaFileError(f"no such file or folder: {source!r}")
-        if not files:
-            suffixes = ", ".join(IMAGE_SUFFIXES)
-            raise MediaFileError(f"no images in {source!r}; they end with {suffixes}")
-        images |= {file.resolve(): file for file in sorted(files)}
-    return list(images.values())
+        files += find_images(source)
+    return drop_repeated(files)
+
+
+def is_list(source: str) -> bool:
+    """Return whether a source is a folder or a glob pattern."""
+    path = Path(source)
+    return path.is_dir() or (glob.has_magic(source) and not path.exists())
+
+
+def find_images(source: str) -> list[Path]:
+    """Return the file that a source names, or the images of a folder or pattern.
+
+    Raises:
+        MediaFileError: There are none.
+    """
+    path = Path(source)
+    if not is_list(source):
+        return [path]
+    if path.is_dir():
+        files = [p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES]
+    else:
+        files = [Path(p) for p in glob.glob(source, recursive=True)]
+    files = [p for p in sorted(files) if p.is_file() and not _is_result(p)]
+    if not files:
+        suffixes = ", ".join(IMAGE_SUFFIXES)
+        raise MediaFileError(f"no images in {source!r}; they end with {suffixes}")
+    return files
+
+
+def drop_repeated(paths: Iterable[Path]) -> list[Path]:
+    """List each file once, with a warning for one that has two names."""
+    files: dict[object, Path] = {}
+    for path in paths:
+        try:
+            status = path.stat()
+            key: object = (status.st_dev, status.st_ino)
+        except OSError:  # there is none, or a loop of links
+            key = os.path.abspath(path)
+        first = files.setdefault(key, path)
+        if os.path.abspath(first) != os.path.abspath(path):
+            warnings.warn(f"{path} and {first} are one file; {path} is left out", stacklevel=3)
+    return list(files.values())
 
 
 def _is_result(path: Path) -> bool:
     is_sheet = path.parent.name == "samples" and (path.parent.parent / RECIPE_FILE).exists()
+    named = _RESULT.search(path.name) is not None
     try:
-        return is_sheet or bool(command_of(path))
+        return is_sheet or named or command_of(path) in _COMMANDS
     except MediaFileError:
         return False  # whoever reads it says what is wrong with it

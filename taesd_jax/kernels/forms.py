@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
+from .engine import XLA, Engine
 from .rounding import reduce_to, upcast, wide_dtype
 
 # Zeros above and below, and left and right.
@@ -32,7 +33,7 @@ class ConvSpec:
         crop: Rows and columns to leave out on each side of the enlarged input.
         activation: What the sum goes through, by its name, see `activation`; None for nothing.
         rounded: Whether the result has the dtype of the input, or is left in that of the sums.
-        multiprocessors: Of the Hopper GPU whose kernels may serve; 0 for none.
+        engine: What serves it in half precision.
     """
 
     stride: int = 1
@@ -41,13 +42,14 @@ class ConvSpec:
     crop: tuple[int, int] = (0, 0)
     activation: str | None = None
     rounded: bool = True
-    multiprocessors: int = 0
+    engine: Engine = XLA
 
 
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     """Return an activation by its name in diffusers; "gelu" is the exact one."""
     return {
         "relu": jax.nn.relu,
+        "leaky_relu": lambda x: jax.nn.leaky_relu(x, 0.2),
         "silu": jax.nn.silu,
         "swish": jax.nn.silu,
         "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -61,7 +63,8 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> 
 
     Args:
         x: Activations.
-        kernel: In the dtype of x.
+        kernel: In the dtype of x; one of (rows, columns, c / groups, o) convolves groups of
+            channels apart.
         stride: Step between outputs, along both axes.
         padding: Zeros above and below, and left and right.
 
@@ -91,10 +94,7 @@ def conv_in_float32(
         convolve: The convolution itself; in training one with a quicker gradient.
     """
     y = convolve(_enlarge(x, spec), kernel.astype(x.dtype), spec.stride, spec.padding)
-    if bias is not None:
-        y = y + bias.astype(y.dtype).reshape(1, 1, 1, -1)
-    if skip is not None:
-        y = y + skip.astype(y.dtype)
+    y = _add(y, bias, skip)
     if spec.activation:
         y = activation(spec.activation)(y)
     return reduce_to(y, x.dtype) if spec.rounded else y
@@ -108,14 +108,11 @@ def conv_in_half(
     *,
     spec: ConvSpec,
 ) -> jax.Array:
-    """Return what `conv_in_float32` does, in half precision throughout, as cuDNN fuses it."""
+    """Return what `conv_in_float32` does, in half precision throughout, as libraries fuse it."""
     if spec.activation == TO_SIGNED:
         kernel, bias = fold_to_signed(kernel, bias)
     y = _convolve(_enlarge(x, spec), kernel.astype(x.dtype), spec.stride, spec.padding, x.dtype)
-    if bias is not None:
-        y = y + bias.astype(y.dtype).reshape(1, 1, 1, -1)
-    if skip is not None:
-        y = y + skip.astype(y.dtype)
+    y = _add(y, bias, skip)
     if spec.activation == "relu":
         y = jax.nn.relu(y)
     elif spec.activation and spec.activation != TO_SIGNED:
@@ -141,8 +138,15 @@ def _convolve(
         window_strides=(stride, stride),
         padding=padding,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1] // kernel.shape[2],
         preferred_element_type=dtype,
     )
+
+
+def _add(y: jax.Array, bias: jax.Array | None, skip: jax.Array | None) -> jax.Array:
+    if bias is not None:
+        y = y + bias.astype(y.dtype).reshape(1, 1, 1, -1)
+    return y if skip is None else y + skip.astype(y.dtype)
 
 
 def _enlarge(x: jax.Array, spec: ConvSpec) -> jax.Array:

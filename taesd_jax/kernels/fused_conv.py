@@ -4,6 +4,7 @@ In half precision that is:
 
 - CPU, TPU: sums, bias, skip and activation in float32, rounded once, which keeps the error at
   PyTorch's.
+- CPU, where oneDNN serves: half precision throughout, as on a GPU.
 - GPU: half precision throughout, so that cuDNN's fused kernels serve it. Asked for float32 sums,
   XLA runs TF32 convolutions with float32 in and out, in more than twice the time.
 - One Hopper GPU: kernels of our own for 64 channels, and XLA's for all that they do not cover:
@@ -22,7 +23,8 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from .choice import SWITCH, is_covered
+from .choice import is_covered
+from .engine import SWITCH
 from .forms import TO_SIGNED, ConvSpec, conv_in_float32, conv_in_half, fold_to_signed
 from .rounding import is_half
 
@@ -107,6 +109,11 @@ def _lower(form: Any) -> Any:
     return rule
 
 
+def _lower_for_cpu(ctx: Any, *arrays: Any, spec: ConvSpec, has_bias: bool) -> Any:
+    form = conv_in_half if spec.engine.onednn else conv_in_float32
+    return _lower(form)(ctx, *arrays, spec=spec, has_bias=has_bias)
+
+
 def _lower_for_cuda(ctx: Any, *arrays: Any, spec: ConvSpec, has_bias: bool) -> Any:
     x, kernel = ctx.avals_in[:2]
     if is_covered(x, kernel, spec, has_skip=len(arrays) > 2 + has_bias) and _is_one_device(ctx):
@@ -146,7 +153,7 @@ def _conv_on_hopper(
 ) -> jax.Array:
     from . import hopper
 
-    count = spec.multiprocessors
+    count = spec.engine.multiprocessors
     if spec.activation == TO_SIGNED:
         return hopper.conv_to_image(x, *fold_to_signed(kernel, bias), multiprocessors=count)
     if spec.upsample:
@@ -161,5 +168,6 @@ half_conv_p.def_abstract_eval(_abstract_eval)
 ad.primitive_jvps[half_conv_p] = _jvp
 batching.primitive_batchers[half_conv_p] = _batch
 mlir.register_lowering(half_conv_p, _lower(conv_in_float32))
+mlir.register_lowering(half_conv_p, _lower_for_cpu, platform="cpu")
 mlir.register_lowering(half_conv_p, _lower(conv_in_half), platform="rocm")
 mlir.register_lowering(half_conv_p, _lower_for_cuda, platform="cuda")

@@ -12,7 +12,16 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
-from ..kernels import Convolve, ConvSpec, Padding, conv_in_float32, fused_conv, is_half
+from ..kernels import (
+    XLA,
+    Convolve,
+    ConvSpec,
+    Engine,
+    Padding,
+    conv_in_float32,
+    fused_conv,
+    is_half,
+)
 
 
 def ones_for(x: jax.Array) -> jax.Array:
@@ -55,6 +64,7 @@ class Conv(nnx.Module):
         self.kernel = nnx.Param(init(rngs.params(), shape, param_dtype))
         self.bias = nnx.Param(jnp.zeros(out_channels, param_dtype)) if use_bias else None
         self.stride = stride
+        self.engine = XLA
         self.convolve: Convolve | None = None  # in training one with a quicker gradient
 
     def __call__(
@@ -66,7 +76,6 @@ class Conv(nnx.Module):
         rounded: bool = True,
         pad_rows: bool = True,
         pad_columns: bool = True,
-        multiprocessors: int = 0,
     ) -> jax.Array:
         """Map (n, h, w, in_channels) to (n, h, w, out_channels), or half the size rounded up.
 
@@ -78,7 +87,6 @@ class Conv(nnx.Module):
             rounded: Whether the result has the dtype of x, or is left in that of the sums.
             pad_rows: Whether to pad above and below with zeros.
             pad_columns: Whether to pad left and right with zeros.
-            multiprocessors: Of the Hopper GPU whose kernels may serve; 0 for none.
         """
         kernel = self.kernel[...]
         bias = None if self.bias is None else self.bias[...]
@@ -87,7 +95,7 @@ class Conv(nnx.Module):
             padding=_pad(kernel.shape[0], rows=pad_rows, columns=pad_columns),
             activation=activation,
             rounded=rounded,
-            multiprocessors=multiprocessors,
+            engine=self.engine,
         )
         if self.convolve is not None:
             return conv_in_float32(x, kernel, bias, skip, spec=spec, convolve=self.convolve)
@@ -114,6 +122,7 @@ class UpsampleConv(nnx.Module):
     ):
         init = nnx.initializers.lecun_normal()
         self.kernel = nnx.Param(init(rngs.params(), (3, 3, in_channels, out_channels), param_dtype))
+        self.engine = XLA
 
     def __call__(
         self,
@@ -121,24 +130,40 @@ class UpsampleConv(nnx.Module):
         *,
         pad_rows: bool = True,
         pad_columns: bool = True,
-        multiprocessors: int = 0,
     ) -> jax.Array:
         """Map (n, h, w, in_channels) to (n, 2h, 2w, out_channels).
 
         Without padding x brings a row or column of context on each side, and h and w count the
-        others. `multiprocessors` is that of `Conv`.
+        others.
         """
-        kernel = self.kernel[...]
-        if not is_half(x.dtype):
-            return _nine_products(x, kernel.astype(x.dtype), pad_rows, pad_columns)
-        spec = ConvSpec(
-            padding=_pad(3, rows=pad_rows, columns=pad_columns),
-            upsample=True,
-            # Of a context twice enlarged the convolution needs one pixel.
-            crop=(int(not pad_rows), int(not pad_columns)),
-            multiprocessors=multiprocessors,
+        return upsample_conv(
+            x,
+            self.kernel[...],
+            pad_rows=pad_rows,
+            pad_columns=pad_columns,
+            engine=self.engine,
         )
-        return fused_conv(x, kernel, spec=spec)
+
+
+def upsample_conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    pad_rows: bool = True,
+    pad_columns: bool = True,
+    engine: Engine = XLA,
+) -> jax.Array:
+    """Do what `UpsampleConv` does, with its kernel."""
+    if not is_half(x.dtype):
+        return _nine_products(x, kernel.astype(x.dtype), pad_rows, pad_columns)
+    spec = ConvSpec(
+        padding=_pad(3, rows=pad_rows, columns=pad_columns),
+        upsample=True,
+        # The convolution needs one pixel of a context that is enlarged twice.
+        crop=(int(not pad_rows), int(not pad_columns)),
+        engine=engine,
+    )
+    return fused_conv(x, kernel, spec=spec)
 
 
 def _nine_products(x: jax.Array, kernel: jax.Array, pad_rows: bool, pad_columns: bool) -> jax.Array:

@@ -14,8 +14,9 @@ from jax import lax
 from ..config import AutoencoderTinyConfig
 from ..io.images import psnr
 from .functional import Computation, apply, select_component
-from .layers import COMPONENTS, Params
-from .thumbnails import apply_thumbnail, features, scales_of, thumbnail_name
+from .inputs import as_jax, check_values
+from .layers import COMPONENTS, Params, scales_of, thumbnail_name
+from .thumbnails import apply_thumbnail, features
 from .validation import check_image
 
 # Ridge relative to the mean diagonal of the normal equations: far below any feature that matters,
@@ -101,6 +102,7 @@ def _decode_all(
     factor = config.spatial_factor
     for image in images:
         check_image(image[None], config)
+        check_values(image, "encoder")
         if not np.isfinite(np.asarray(image, np.float32)).all():
             raise ValueError("an image has NaN or infinity")
         h, w = (side - side % factor for side in image.shape[:2])
@@ -108,7 +110,7 @@ def _decode_all(
             raise ValueError(
                 f"images must have sides of at least {factor} pixels, got {image.shape}"
             )
-        pixels = jnp.array(image[None, :h, :w], jnp.float32)
+        pixels = as_jax(image[None, :h, :w]).astype(jnp.float32)
         latent = _apply(encoder_params, pixels, Computation.of("encoder", pixels, config=config))
         computation = Computation.of("decoder", latent, config=config)
         yield latent, _apply(decoder_params, latent, computation)

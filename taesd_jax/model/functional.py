@@ -14,9 +14,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from ..config import AutoencoderTinyConfig
+from ..kernels import XLA, Engine
 from .layers import COMPONENTS, Component, Params
-from .modules import Decoder, Encoder
-from .validation import check_dtype, check_out_dtype
+from .modules import Network
+from .validation import check_dtype, check_input, check_out_dtype, check_scale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +30,7 @@ class Computation:
         dtype: Dtype of the computation.
         out_dtype: Dtype of the result, "uint8" for images of 8 bits.
         scale: 1, or the scale of a decoder's thumbnails.
-        remat: Whether the backward pass computes each block anew.
-        multiprocessors: Of the Hopper GPU whose kernels may serve; 0 for none.
+        engine: What serves convolutions in half precision; None until a call chooses.
     """
 
     component: Component
@@ -38,8 +38,7 @@ class Computation:
     dtype: str
     out_dtype: str
     scale: float = 1
-    remat: bool = False
-    multiprocessors: int = 0
+    engine: Engine | None = None
 
     @classmethod
     def of(
@@ -51,27 +50,33 @@ class Computation:
         dtype: DTypeLike | None = None,
         out_dtype: DTypeLike | None = None,
         scale: float = 1,
-        remat: bool = False,
     ) -> Computation:
-        """Describe the computation for input x; the dtypes are x's unless told otherwise.
+        """Check an input and describe its computation; the dtypes are x's unless told otherwise.
 
         Raises:
-            TypeError: `dtype` is not a floating-point dtype, or `out_dtype` neither that nor uint8.
+            ValueError: As `check_input` and `check_scale`.
+            TypeError: As `check_input`; `dtype` is not floating point, or `out_dtype` neither that
+                nor uint8.
         """
-        dtype = jax.dtypes.canonicalize_dtype(x.dtype) if dtype is None else dtype
+        check_input(component, x, config)
+        scale = check_scale(scale, component, config)
+        if dtype is None:
+            dtype = jax.dtypes.canonicalize_dtype(x.dtype.newbyteorder("="))
         result_dtype = compute_dtype = check_dtype(dtype)
         if config.force_upcast:
             compute_dtype = "float32"
         if out_dtype is not None:
             result_dtype = check_out_dtype(out_dtype)
-        return cls(component, config.architecture, compute_dtype, result_dtype, scale, remat)
+        return cls(component, config.architecture, compute_dtype, result_dtype, scale)
 
 
-def apply(component_params: Params, x: jax.Array, computation: Computation) -> jax.Array:
+def apply(
+    component_params: Params, x: jax.Array, computation: Computation, *, remat: bool = False
+) -> jax.Array:
     """Run a component on whole images or latents; not compiled, and x is not checked."""
-    module = bind(component_params, computation.component, computation.config)
-    options = {"remat": computation.remat, "multiprocessors": computation.multiprocessors}
-    return finish(module(x.astype(computation.dtype), **options), computation)
+    engine = computation.engine or XLA
+    module = bind(component_params, computation.component, computation.config, engine)
+    return finish(module(x.astype(computation.dtype), remat=remat), computation)
 
 
 def finish(y: jax.Array, computation: Computation) -> jax.Array:
@@ -81,6 +86,7 @@ def finish(y: jax.Array, computation: Computation) -> jax.Array:
     return y.astype(computation.out_dtype)
 
 
+@jax.jit
 def quantize(images: jax.Array) -> jax.Array:
     """Map [-1, 1] to 8 bits by rounding, as `io.images.to_uint8` does, where the images lie.
 
@@ -103,14 +109,11 @@ def init(
     Returns:
         {"encoder": ..., "decoder": ...}, nested dicts with string keys.
     """
-    keys = dict(zip(COMPONENTS, jax.random.split(key), strict=True))
-    modules = {
-        component: _module_class(component)(
-            config, param_dtype=dtype, rngs=nnx.Rngs(keys[component])
-        )
-        for component in COMPONENTS
+    networks = {
+        component: Network(component, config, param_dtype=dtype, rngs=nnx.Rngs(key))
+        for component, key in zip(COMPONENTS, jax.random.split(key), strict=True)
     }
-    return {name: nnx.to_pure_dict(nnx.state(module)) for name, module in modules.items()}
+    return {name: nnx.to_pure_dict(nnx.state(network)) for name, network in networks.items()}
 
 
 def abstract_params(component: Component, config: AutoencoderTinyConfig) -> Params:
@@ -119,16 +122,27 @@ def abstract_params(component: Component, config: AutoencoderTinyConfig) -> Para
 
 
 def bind(
-    component_params: Params, component: Component, config: AutoencoderTinyConfig
-) -> Encoder | Decoder:
+    component_params: Params,
+    component: Component,
+    config: AutoencoderTinyConfig,
+    engine: Engine = XLA,
+) -> Network:
     """Return the Flax module of a component with the given params.
+
+    Args:
+        component_params: `params["encoder"]` or `params["decoder"]`.
+        component: Which.
+        config: Architecture.
+        engine: What serves its convolutions in half precision.
 
     Raises:
         ValueError: The params are not those of this component of `config`; lists every difference.
     """
     graph, shapes = _abstract(component, config)
-    _check_params(component_params, nnx.to_pure_dict(shapes), component)
-    return nnx.merge(graph, component_params)
+    check_params(component_params, nnx.to_pure_dict(shapes), component)
+    module = nnx.merge(graph, component_params)
+    module.set_attributes(engine=engine)
+    return module
 
 
 def select_component(params: Params, component: Component) -> Params:
@@ -149,17 +163,13 @@ def _plain(tree: Any) -> Any:
     return {key: _plain(branch) for key, branch in tree.items()}
 
 
-def _module_class(component: Component) -> type[Encoder] | type[Decoder]:
-    return Encoder if component == "encoder" else Decoder
-
-
 @functools.lru_cache(maxsize=64)
 def _abstract(component: Component, config: AutoencoderTinyConfig) -> tuple[Any, Any]:
-    make = _module_class(component)
-    return nnx.split(nnx.eval_shape(lambda: make(config, rngs=nnx.Rngs(0))))
+    return nnx.split(nnx.eval_shape(lambda: Network(component, config, rngs=nnx.Rngs(0))))
 
 
-def _check_params(params: Params, expected: Params, component: Component) -> None:
+def check_params(params: Params, expected: Params, component: Component) -> None:
+    """Raise ValueError, with every difference, unless two trees have the same names and shapes."""
     got, want = _shapes(params), _shapes(expected)
     if got != want:
         missing = sorted(want.keys() - got.keys())

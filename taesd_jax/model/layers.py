@@ -79,6 +79,24 @@ def num_stages(component: Component, config: AutoencoderTinyConfig) -> int:
     return len(_cuts(component, build_layers(component, config)))
 
 
+def scales_of(config: AutoencoderTinyConfig) -> tuple[float, ...]:
+    """List the scales of thumbnails: the decoder's resolutions below 1, largest first.
+
+    >>> scales_of(AutoencoderTinyConfig())
+    (0.5, 0.25, 0.125)
+    """
+    return tuple(0.5**k for k in range(1, num_stages("decoder", config) + 1))
+
+
+def thumbnail_name(scale: float) -> str:
+    """Return the key of a scale in `params["thumbnails"]`.
+
+    >>> thumbnail_name(1 / 8)
+    '8'
+    """
+    return str(round(1 / scale))
+
+
 def split_layers(
     component: Component, config: AutoencoderTinyConfig, count: int
 ) -> tuple[tuple[Layer, ...], tuple[Layer, ...]]:

@@ -1,4 +1,4 @@
-"""Encoder and decoder as Flax NNX modules; images and latents are NHWC.
+"""A component as a Flax NNX module; images and latents are NHWC.
 
 A module computes in the dtype of its input, whatever the dtype of its parameters.
 """
@@ -21,8 +21,53 @@ from .convolutions import Conv, UpsampleConv
 from .layers import Component, Layer, build_layers
 
 
+class Network(nnx.Module):
+    """One component of a model: its layers, by the names of `build_layers`.
+
+    Args:
+        component: "encoder" or "decoder".
+        config: Architecture.
+        param_dtype: Dtype of the parameters.
+        rngs: Random numbers for the initial parameters.
+    """
+
+    def __init__(
+        self,
+        component: Component,
+        config: AutoencoderTinyConfig,
+        *,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.component: Component = component
+        self.config = config
+        options: dict[str, Any] = {"param_dtype": param_dtype, "rngs": rngs}
+        for layer in build_layers(component, config):
+            width = (layer.in_channels, layer.out_channels)
+            if layer.kind == "conv":
+                part = Conv(*width, stride=layer.stride, use_bias=layer.bias, **options)
+            elif layer.kind == "upsample_conv":
+                part = UpsampleConv(*width, **options)
+            elif layer.kind == "block":
+                pool, act_fn = layer.pool_channels, config.act_fn
+                part = Block(*width, pool_channels=pool, act_fn=act_fn, **options)
+            else:
+                continue
+            setattr(self, layer.name, part)
+
+    def __call__(self, x: jax.Array, *, remat: bool = False) -> jax.Array:
+        """Encode images (n, h, w, 3) or decode latents (n, h, w, z), in the dtype of x.
+
+        Images are about [-1, 1], those decoded are not clipped. `remat` is that of
+        `apply_layers`.
+        """
+        x = to_unsigned(x) if self.component == "encoder" else x
+        layers = build_layers(self.component, self.config)
+        return apply_layers(self, layers, x, remat=remat)
+
+
 def apply_layer(
-    module: Encoder | Decoder,
+    module: Network,
     layer: Layer,
     x: jax.Array,
     *,
@@ -40,48 +85,19 @@ def apply_layer(
     return convolve(part, x)
 
 
-def _add_layers(
-    module: Encoder | Decoder,
-    component: Component,
-    config: AutoencoderTinyConfig,
-    param_dtype: DTypeLike,
-    rngs: nnx.Rngs,
-) -> None:
-    options: dict[str, Any] = {"param_dtype": param_dtype, "rngs": rngs}
-    for layer in build_layers(component, config):
-        width = (layer.in_channels, layer.out_channels)
-        if layer.kind == "conv":
-            conv = Conv(*width, stride=layer.stride, use_bias=layer.bias, **options)
-            setattr(module, layer.name, conv)
-        elif layer.kind == "upsample_conv":
-            setattr(module, layer.name, UpsampleConv(*width, **options))
-        elif layer.kind == "block":
-            block = Block(
-                *width, pool_channels=layer.pool_channels, act_fn=config.act_fn, **options
-            )
-            setattr(module, layer.name, block)
-
-
 def apply_layers(
-    module: Encoder | Decoder,
+    module: Network,
     layers: Sequence[Layer],
     x: jax.Array,
     *,
     remat: bool = False,
-    multiprocessors: int = 0,
 ) -> jax.Array:
-    """Apply layers of `module` to x, in the dtype of x.
+    """Apply some layers of `module` to x (n, h, w, c), in the dtype of x.
 
-    Args:
-        module: Encoder or decoder.
-        layers: Of its list.
-        x: (n, h, w, c).
-        remat: Whether each block is recomputed in the gradient.
-        multiprocessors: Of the Hopper GPU whose kernels may serve; 0 for none.
+    With `remat` the gradient recomputes each block.
     """
-    convolve = functools.partial(apply_conv, multiprocessors=multiprocessors)
     for layer in layers:
-        apply = functools.partial(apply_layer, module, layer, convolve=convolve)
+        apply = functools.partial(apply_layer, module, layer)
         x = jax.checkpoint(apply)(x) if remat and layer.kind == "block" else apply(x)
     return x
 
@@ -89,65 +105,3 @@ def apply_layers(
 def to_unsigned(image: jax.Array) -> jax.Array:
     """Map images from [-1, 1] to the [0, 1] that encoders were trained on."""
     return round_to((upcast(image) + 1) / 2, image.dtype)
-
-
-class Encoder(nnx.Module):
-    """Encode images of [-1, 1] into latents in model space.
-
-    Args:
-        config: Architecture.
-        param_dtype: Dtype of the parameters.
-        rngs: Random numbers for the initial parameters.
-    """
-
-    def __init__(
-        self,
-        config: AutoencoderTinyConfig,
-        *,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        self.config = config
-        _add_layers(self, "encoder", config, param_dtype, rngs)
-
-    def __call__(
-        self, image: jax.Array, *, remat: bool = False, multiprocessors: int = 0
-    ) -> jax.Array:
-        """Map (n, h, w, 3) to (n, h/8, w/8, z), rounded up, in the image's dtype.
-
-        Sides are divided by 32 in taesana. The options are those of `apply_layers`.
-        """
-        layers = build_layers("encoder", self.config)
-        options: dict[str, Any] = {"remat": remat, "multiprocessors": multiprocessors}
-        return apply_layers(self, layers, to_unsigned(image), **options)
-
-
-class Decoder(nnx.Module):
-    """Decode latents in model space into images of about [-1, 1]; the output is not clipped.
-
-    Args:
-        config: Architecture.
-        param_dtype: Dtype of the parameters.
-        rngs: Random numbers for the initial parameters.
-    """
-
-    def __init__(
-        self,
-        config: AutoencoderTinyConfig,
-        *,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        self.config = config
-        _add_layers(self, "decoder", config, param_dtype, rngs)
-
-    def __call__(
-        self, latent: jax.Array, *, remat: bool = False, multiprocessors: int = 0
-    ) -> jax.Array:
-        """Map (n, h, w, z) to (n, 8h, 8w, 3) in the latent's dtype.
-
-        Sides are multiplied by 32 in taesana. The options are those of `apply_layers`.
-        """
-        layers = build_layers("decoder", self.config)
-        options: dict[str, Any] = {"remat": remat, "multiprocessors": multiprocessors}
-        return apply_layers(self, layers, latent, **options)

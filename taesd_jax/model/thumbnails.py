@@ -7,50 +7,19 @@ downsampled full decode.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping
-from numbers import Real
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ..config import AutoencoderTinyConfig
-from ..kernels import ConvSpec, fused_conv, round_to, wide_dtype
-from .blocks import apply_conv
+from ..kernels import XLA, ConvSpec, Engine, fused_conv, round_to, wide_dtype
 from .functional import Computation, bind, finish
-from .layers import Layer, Params, num_stages, split_layers
-from .modules import Decoder, apply_layer
+from .layers import Layer, Params, scales_of, split_layers, thumbnail_name
+from .modules import apply_layer
 
 # A head's convolution of one feature: a term of a sum, which is rounded once.
 _HEAD_TERM = ConvSpec(rounded=False)
-
-
-def scales_of(config: AutoencoderTinyConfig) -> tuple[float, ...]:
-    """List the scales of thumbnails: the decoder's resolutions below 1, largest first.
-
-    >>> scales_of(AutoencoderTinyConfig())
-    (0.5, 0.25, 0.125)
-    """
-    return tuple(0.5**k for k in range(1, num_stages("decoder", config) + 1))
-
-
-def check_scale(scale: Any, config: AutoencoderTinyConfig) -> float:
-    """Return a scale as a float; raise ValueError unless it is 1 or one of `scales_of`."""
-    scales = scales_of(config)
-    if isinstance(scale, bool) or not isinstance(scale, Real) or scale not in (1, *scales):
-        listed = ", ".join(f"1/{thumbnail_name(s)}" for s in scales)
-        raise ValueError(f"scale must be 1 or one of ({listed}), got {scale!r}")
-    return float(scale)
-
-
-def thumbnail_name(scale: float) -> str:
-    """Return the key of a scale in `params["thumbnails"]`.
-
-    >>> thumbnail_name(1 / 8)
-    '8'
-    """
-    return str(round(1 / scale))
 
 
 def apply_thumbnail(
@@ -64,7 +33,7 @@ def apply_thumbnail(
         latents,
         config=computation.config,
         scale=computation.scale,
-        multiprocessors=computation.multiprocessors,
+        engine=computation.engine or XLA,
     ):
         # A sum of convolutions: concatenating the features would hold them in memory twice.
         stop = start + x.shape[-1]
@@ -79,25 +48,17 @@ def features(
     *,
     config: AutoencoderTinyConfig,
     scale: float,
-    multiprocessors: int = 0,
+    engine: Engine = XLA,
 ) -> Iterator[jax.Array]:
     """Yield the features (n, 8h * scale, 8w * scale, c) that a head reads.
 
-    These are the input of the blocks at one resolution, and the output of each.
-
-    Args:
-        decoder_params: `params["decoder"]`.
-        latent: (n, h, w, z), in the dtype of the computation.
-        config: Architecture.
-        scale: One of `scales_of(config)`.
-        multiprocessors: As in `Computation`.
+    These are the input of the blocks at one resolution, and the output of each, in the dtype of the
+    latent (n, h, w, z).
     """
-    module, x = bind(decoder_params, "decoder", config), latent
-    assert isinstance(module, Decoder)
+    module, x = bind(decoder_params, "decoder", config, engine), latent
     layers, start = _layers(config, scale)
-    convolve = functools.partial(apply_conv, multiprocessors=multiprocessors)
     for i, layer in enumerate(layers):
-        x = apply_layer(module, layer, x, convolve=convolve)
+        x = apply_layer(module, layer, x)
         if i >= start:
             yield x
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from numbers import Real
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,7 +11,9 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from ..config import VARIANTS, AutoencoderTinyConfig
-from .layers import COMPONENTS
+from .layers import COMPONENTS, Component, scales_of, thumbnail_name
+
+_TRANSPOSE = "transpose it with x.transpose(0, 2, 3, 1)"
 
 
 def check_dtype(dtype: DTypeLike) -> str:
@@ -25,6 +29,17 @@ def check_out_dtype(dtype: DTypeLike) -> str:
     return "uint8" if jnp.dtype(dtype) == jnp.uint8 else check_dtype(dtype)
 
 
+def check_scale(scale: Any, component: Component, config: AutoencoderTinyConfig) -> float:
+    """Return a scale as a float; raise ValueError unless it is 1 or a decoder's `scales_of`."""
+    if component == "encoder" and scale != 1:
+        raise ValueError(f"only decoders have a scale, got {scale} for the encoder")
+    scales = scales_of(config)
+    if isinstance(scale, bool) or not isinstance(scale, Real) or scale not in (1, *scales):
+        listed = ", ".join(f"1/{thumbnail_name(s)}" for s in scales)
+        raise ValueError(f"scale must be 1 or one of ({listed}), got {scale!r}")
+    return float(scale)
+
+
 def check_input(component: str, x: ArrayLike, config: AutoencoderTinyConfig) -> None:
     """Raise ValueError or TypeError unless x is an input of a component, as `check_image` says."""
     if component not in COMPONENTS:
@@ -35,36 +50,42 @@ def check_input(component: str, x: ArrayLike, config: AutoencoderTinyConfig) -> 
 def check_image(image: ArrayLike, config: AutoencoderTinyConfig) -> None:
     """Raise ValueError or TypeError unless `image` is floating point (n, h, w, 3)."""
     _check_config(config)
-    _check(image, "image", config.in_channels, "divide 8-bit values by 127.5 and subtract 1")
+    to_float = "divide 8-bit values by 127.5 and subtract 1"
+    _check(image, "image", config.in_channels, to_float=to_float)
 
 
 def check_latent(latent: ArrayLike, config: AutoencoderTinyConfig) -> None:
     """Raise ValueError or TypeError unless `latent` is floating point (n, h, w, z)."""
     _check_config(config)
-    channels = config.latent_channels
-    shape = tuple(getattr(latent, "shape", ()))
-    if len(shape) == 4 and shape[-1] != channels:
-        likely = [name for name, row in VARIANTS.items() if row.latent_channels == shape[-1]]
-        if likely:
-            name = config.variant or "this model"
-            nchw = " Or is it NCHW?" if shape[1] == channels else ""
-            raise ValueError(
-                f"latent must have {channels} channels for {name}, got shape {shape}; did you "
-                f"mean {' or '.join(likely)}?{nchw}"
-            )
-    if len(shape) == 3 and shape[-1] == 4 * channels:
-        raise ValueError(
-            f"latent must be (n, h, w, {channels}), got packed tokens {shape}; unpack them with "
-            f"taesd_jax.unpack_latents(tokens, size=(h, w))"
-        )
-    if len(shape) == 4 and shape[-1] != channels and 4 * channels in (shape[1], shape[-1]):
-        nchw = "" if shape[-1] == 4 * channels else ".transpose(0, 2, 3, 1)"
-        raise ValueError(
-            f"latent must be (n, h, w, {channels}), got patches {shape}; undo that with "
-            f"taesd_jax.unpatchify_latents(patches{nchw})"
-        )
-    hint = "divide 8-bit values by 255 and apply unscale_latents"
-    _check(latent, "latent", channels, hint)
+    shape, z = tuple(getattr(latent, "shape", ())), config.latent_channels
+    advice = ""
+    if len(shape) == 3 and shape[-1] == 4 * z and shape[0] != z:
+        advice = "unpack tokens with taesd_jax.unpack_latents(tokens, size=(h, w))"
+    elif len(shape) == 4 and shape[-1] != z:
+        advice = "; ".join(_advices(shape[1], shape[-1], z))
+    to_float = "divide 8-bit values by 255 and apply unscale_latents"
+    _check(latent, "latent", z, to_float=to_float, advice=advice)
+
+
+def _advices(first: int, last: int, z: int) -> Iterator[str]:
+    """Yield what to do with latents whose axes are (n, first, ..., last), last not z."""
+    names = _variants_of(last)
+    if first == z and (names or last == 4 * z):
+        yield f"if it is NCHW, {_TRANSPOSE}"
+    elif first == z:
+        yield f"it looks like NCHW, {_TRANSPOSE}"
+    if names:
+        yield f"did you mean {names}?"
+    elif last == 4 * z:
+        yield "if these are patches: taesd_jax.unpatchify_latents(patches)"
+    if first != z and (names := _variants_of(first)):
+        yield f"if it is NCHW, did you mean {names}? Then {_TRANSPOSE} too"
+    elif first == 4 * z:
+        yield "if these are patches: taesd_jax.unpatchify_latents(patches.transpose(0, 2, 3, 1))"
+
+
+def _variants_of(channels: int) -> str:
+    return " or ".join(name for name, row in VARIANTS.items() if row.latent_channels == channels)
 
 
 def _check_config(config: AutoencoderTinyConfig) -> None:
@@ -72,26 +93,25 @@ def _check_config(config: AutoencoderTinyConfig) -> None:
         raise TypeError(f"config must be an AutoencoderTinyConfig, got {type(config).__name__}")
 
 
-def _check(x: Any, name: str, channels: int, hint: str) -> None:
+def _check(x: Any, name: str, channels: int, *, to_float: str, advice: str = "") -> None:
     shape, dtype = getattr(x, "shape", None), getattr(x, "dtype", None)
     if shape is None or not isinstance(dtype, np.dtype):
         raise TypeError(
             f"{name} must be a JAX or numpy array (n, h, w, {channels}), got "
             f"{type(x).__module__}.{type(x).__name__}"
         )
-    if len(shape) != 4:
-        unbatched = len(shape) == 3 and shape[-1] == channels
-        advice = "; add the batch axis with x[None]" if unbatched else ""
-        raise ValueError(f"{name} must be (n, h, w, {channels}), got shape {tuple(shape)}{advice}")
-    if shape[-1] != channels:
-        advice = ""
-        if shape[1] == channels:
-            advice = "; it looks like NCHW, transpose it with x.transpose(0, 2, 3, 1)"
-        raise ValueError(f"{name} must be (n, h, w, {channels}), got shape {tuple(shape)}{advice}")
+    if len(shape) != 4 or shape[-1] != channels:
+        if not advice and len(shape) == 3 and channels in (shape[0], shape[-1]):
+            batch = "x[None]" if shape[-1] == channels else "x.transpose(1, 2, 0)[None]"
+            advice = f"add the batch axis with {batch}"
+        elif not advice and len(shape) == 4 and shape[1] == channels:
+            advice = f"it looks like NCHW, {_TRANSPOSE}"
+        expected = f"{name} must be (n, h, w, {channels}), got shape {tuple(shape)}"
+        raise ValueError(f"{expected}; {advice}" if advice else expected)
     if 0 in shape:
         raise ValueError(f"{name} must not be empty, got shape {tuple(shape)}")
     if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"{name} must be floating point, got {dtype}; {hint}")
+        raise TypeError(f"{name} must be floating point, got {dtype}; {to_float}")
 
 
 def check_count(name: str, value: Any, *, least: int = 1) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..autoencoder import AutoencoderTiny
+from .latent_check import check_latents
 
 __all__ = ["replace_vae"]
 
@@ -13,8 +14,9 @@ def replace_vae(task: Any, vae: AutoencoderTiny) -> None:
     """Make a keras-hub task decode, and encode, with a tiny autoencoder.
 
     This replaces `decode_step` of the task's backbone and, if the encoder is loaded,
-    `encode_image_step`. Both autoencoders have the same latents, so the task's own encoder keeps
-    working. Set `generate_function = None` on other tasks that share the backbone.
+    `encode_image_step`, which `generate` calls. Both autoencoders have the same latents, so the
+    task's own encoder keeps working. Set `generate_function = None` on other tasks that share the
+    backbone. Calls of the task itself, and what it saves, keep keras-hub's autoencoder.
 
     Args:
         task: `StableDiffusion3TextToImage`, `StableDiffusion3ImageToImage` or
@@ -24,8 +26,8 @@ def replace_vae(task: Any, vae: AutoencoderTiny) -> None:
     Raises:
         ModuleNotFoundError: Keras is not installed.
         TypeError: The task is not one of these.
-        ValueError: Keras has another backend or data format, or the task has latents of another
-            number of channels.
+        ValueError: Keras has another backend or data format, or the task's latents are not those of
+            this model.
     """
     try:
         import keras  # pyright: ignore[reportMissingImports]
@@ -46,12 +48,9 @@ def replace_vae(task: Any, vae: AutoencoderTiny) -> None:
         )
     if keras.config.image_data_format() != "channels_last":
         raise ValueError("Keras' image_data_format must be 'channels_last'")
-    channels = task.latent_shape[-1]
-    if channels != vae.config.latent_channels:
-        raise ValueError(
-            f"the task has latents of {channels} channels, this autoencoder has "
-            f"{vae.config.latent_channels}; Stable Diffusion 3 needs taesd3"
-        )
+    rescaling = getattr(backbone, "image_rescaling", None)
+    scale = getattr(rescaling, "scale", None)
+    check_latents(vae.config, channels=task.latent_shape[-1], scale=scale)
     vae.check_loaded("decoder")
     backbone.decode_step = lambda latents: vae.decode(latents).sample
     if "encoder" in vae.params:

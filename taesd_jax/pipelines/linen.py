@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from .. import weights
@@ -17,6 +18,7 @@ from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
 from ..errors import CheckpointError
 from ..model.functional import init
+from ..model.inputs import as_jax
 from ..model.layers import COMPONENTS, Component, Params
 from ..model.validation import check_dtype
 from ..outputs import DecoderOutput, EncoderOutput, LatentDistribution
@@ -82,18 +84,9 @@ class FlaxAutoencoderTiny:
     ) -> tuple[FlaxAutoencoderTiny, Params]:
         """Load a checkpoint and return the module and its params.
 
-        Args:
-            name_or_path: As for `AutoencoderTiny.from_pretrained`.
-            dtype: As for the class.
-            weights_dtype: As for the class.
-            data_format: As for the class.
-            from_pt: Ignored, the format is read from the file.
-            use_safetensors: Ignored.
-            options: The other arguments of `AutoencoderTiny.from_pretrained`.
-
-        Raises:
-            CheckpointNotFoundError: There is nothing under that name.
-            CheckpointError: What is there is not a model of this family.
+        `dtype`, `weights_dtype` and `data_format` are those of the class. `from_pt` and
+        `use_safetensors` are ignored: the format is read from the file. The rest, and the errors,
+        are those of `AutoencoderTiny.from_pretrained`.
         """
         vae = AutoencoderTiny.from_pretrained(name_or_path, **options)
         return cls.from_model(
@@ -106,7 +99,7 @@ class FlaxAutoencoderTiny:
         components: list[Component] = [name for name in COMPONENTS if name in vae.params]
         params = {name: vae.params[name] for name in components}
         module = cls(vae.config, components=components, **options)
-        return module, jax.tree.map(lambda p: jnp.asarray(p, module.weights_dtype), params)
+        return module, jax.tree.map(lambda p: as_jax(p).astype(module.weights_dtype), params)
 
     @classmethod
     def from_config(
@@ -167,18 +160,9 @@ class FlaxAutoencoderTiny:
         mutable: Any = False,
         **options: Any,
     ) -> Any:
-        """Call `encode` or `decode` with params, as Linen does.
+        """Call `method`, `vae.encode` or `vae.decode` or its name, with {"params": params}.
 
-        Args:
-            variables: {"params": params}.
-            args: Positional arguments of the method.
-            method: `vae.encode` or `vae.decode`, or its name.
-            rngs: Ignored.
-            mutable: Ignored.
-            options: Keyword arguments of the method.
-
-        Raises:
-            ValueError: There is no such method.
+        `rngs` and `mutable` are Linen's, and ignored. Another method raises ValueError.
         """
         name = method if isinstance(method, str) else getattr(method, "__name__", None)
         if name not in ("encode", "decode"):
@@ -236,11 +220,11 @@ class FlaxAutoencoderTiny:
         raise AttributeError(f"FlaxAutoencoderTiny has no attribute {name!r}")
 
 
-def _to_nhwc(x: ArrayLike) -> jax.Array:
-    x = jnp.asarray(x)
+def _to_nhwc(x: ArrayLike) -> Any:
+    x = x if isinstance(x, np.ndarray) else jnp.asarray(x)
     if x.ndim != 4:
         raise ValueError(f"expected an NCHW array of rank 4, got shape {x.shape}")
-    return jnp.transpose(x, (0, 2, 3, 1))
+    return x.transpose(0, 2, 3, 1)
 
 
 def _check_bound(vae: AutoencoderTiny | None) -> AutoencoderTiny:

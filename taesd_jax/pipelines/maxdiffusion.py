@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import MutableMapping
@@ -15,14 +14,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from ..autoencoder import AutoencoderTiny
-from ..config import VARIANTS, AutoencoderTinyConfig
-from ..model.layers import Params
+from .latent_check import check_latents
 from .linen import FlaxAutoencoderTiny
 
 __all__ = ["replace_vae", "with_base"]
-
-# Their files round: 0.3611, 0.13025.
-_SCALE_TOLERANCE = 1e-3
 
 
 def replace_vae(
@@ -36,15 +31,17 @@ def replace_vae(
     """Give a pipeline a tiny autoencoder in the place of its VAE, and its params to `params`.
 
     This sets `pipeline.vae` and `params["vae"]`, or FLUX.1's `params["flux_vae"]`, or Z-Image's
-    `pipeline.vae_params` with a shift of 0. The new params lie on the mesh of those they replace.
-    Call it before states are made and before anything is compiled.
+    `pipeline.vae_params` with a shift of 0. The new params lie on the mesh of those they replace,
+    or on the pipeline's where there are none. Call it before states are made and before anything
+    is compiled.
 
     Args:
         pipeline: Stable Diffusion, SDXL, FLUX.1 or Z-Image of MaxDiffusion, or one of diffusers'
             Flax pipelines. FLUX.2 klein gets its VAE in its script, see docs/pipelines.md.
         params: The dict that came with the pipeline, changed in place; None for Z-Image.
         vae: A model, or a name or path for `AutoencoderTiny.from_pretrained`.
-        dtype: Dtype of the computation and of the images; that of the replaced VAE by default.
+        dtype: Dtype of the computation and of the images; by default that of the model given, or
+            else of the replaced VAE.
         weights_dtype: Dtype of the params; that of the replaced ones by default.
 
     Raises:
@@ -55,16 +52,18 @@ def replace_vae(
     if not isinstance(vae, AutoencoderTiny):
         vae = AutoencoderTiny.from_pretrained(vae)
     if pipeline.vae is not None:
-        _check_latents(pipeline.vae.config, vae.config)
+        _check_latents(pipeline.vae.config, vae)
     key = "flux_vae" if hasattr(pipeline, "flux") else "vae"
     own_params = hasattr(pipeline, "vae_params")
     replaced = jax.tree.leaves(pipeline.vae_params if own_params else (params or {}).get(key))
     if weights_dtype is None:
         weights_dtype = replaced[0].dtype if replaced else jnp.float32
-    dtype = getattr(pipeline.vae, "dtype", None) if dtype is None else dtype
+    dtypes = (dtype, vae.dtype, getattr(pipeline.vae, "dtype", None))
+    dtype = next((each for each in dtypes if each is not None), None)
     options = {"dtype": dtype, "weights_dtype": weights_dtype}
     module, vae_params = FlaxAutoencoderTiny.from_model(vae, **options)
-    vae_params = _place_like(vae_params, replaced)
+    if (mesh := _mesh(pipeline, replaced)) is not None:
+        vae_params = jax.device_put(vae_params, NamedSharding(mesh, PartitionSpec()))
     pipeline.vae = with_base(module, _model_base(pipeline))
     if own_params:
         pipeline.vae_params, pipeline.vae_shift_factor = vae_params, 0.0
@@ -107,33 +106,20 @@ def _check_pipeline(pipeline: Any, params: Any) -> None:
         )
 
 
-def _check_latents(theirs: Any, config: AutoencoderTinyConfig) -> None:
-    """Raise ValueError unless latents of the VAE of config `theirs` are those of our config."""
-    channels, stages = theirs.latent_channels, len(theirs.block_out_channels)
-    # A module of ours has scale 1 in place of the raw scale.
-    scale = getattr(theirs, "raw_latent_scale", None) or getattr(theirs, "scaling_factor", None)
-
-    def fits(ours: AutoencoderTinyConfig) -> bool:
-        raw = ours.raw_latent_scale
-        same = (channels, 2 ** (stages - 1)) == (ours.latent_channels, ours.spatial_factor)
-        alike = raw is None or scale is None or math.isclose(raw, scale, rel_tol=_SCALE_TOLERANCE)
-        return same and alike
-
-    if not fits(config):
-        fitting = [name for name, variant in VARIANTS.items() if fits(variant)]
-        name = config.variant or "this model"
-        raise ValueError(
-            f"the pipeline's latents have {channels} channels, 1/{2 ** (stages - 1)} of the size "
-            f"and scale {scale}; {name} has {config.latent_channels}, 1/{config.spatial_factor} "
-            f"and {config.raw_latent_scale}; use {' or '.join(fitting) or 'a model made for it'}"
-        )
+def _check_latents(theirs: Any, vae: AutoencoderTiny) -> None:
+    scale = theirs.scaling_factor
+    if scale == 1:  # theirs is a tiny model's, which may tell the full VAE's scale
+        scale = getattr(theirs, "raw_latent_scale", None)
+    factor = 2 ** (len(theirs.block_out_channels) - 1)
+    check_latents(vae.config, channels=theirs.latent_channels, spatial_factor=factor, scale=scale)
 
 
-def _place_like(params: Params, replaced: list[Any]) -> Params:
-    sharding = getattr(replaced[0], "sharding", None) if replaced else None
-    if not isinstance(sharding, NamedSharding):
-        return params
-    return jax.device_put(params, NamedSharding(sharding.mesh, PartitionSpec()))
+def _mesh(pipeline: Any, replaced: list[Any]) -> Any:
+    """Return the mesh that params lie on, the pipeline's where there were none, or None."""
+    if not replaced:
+        return getattr(pipeline, "mesh", None)
+    sharding = getattr(replaced[0], "sharding", None)
+    return sharding.mesh if isinstance(sharding, NamedSharding) else None
 
 
 def _model_base(pipeline: Any) -> type:

@@ -18,8 +18,8 @@ from jax.typing import ArrayLike
 
 from ..config import AutoencoderTinyConfig
 from ..model.functional import Params, select_component
-from ..model.thumbnails import scales_of
-from ..model.validation import check_count, check_latent
+from ..model.validation import check_count, check_latent, check_scale
+from ..strategies.placement import place
 from ..strategies.run import decode
 
 Consumer = Callable[[int, np.ndarray], object]
@@ -81,9 +81,8 @@ class PreviewStream:
             raise TypeError(f"consumer must be callable, got {type(consumer).__name__}")
         for name, value in (("every", every), ("max_images", max_images), ("max_queue", max_queue)):
             check_count(name, value)
-        if scale != 1 and scale not in scales_of(config):
-            raise ValueError(f"scale must be 1 or one of {scales_of(config)}, got {scale!r}")
-        self.config, self.every, self.scale, self.max_images = config, every, scale, max_images
+        self.scale = check_scale(scale, "decoder", config)
+        self.config, self.every, self.max_images = config, every, max_images
         self.dropped = self.failed = 0
         self.errors: list[BaseException] = []
         self._consumer = consumer
@@ -111,23 +110,21 @@ class PreviewStream:
             TypeError: The latents are not floating point.
         """
         check_latent(latents, self.config)
-        latents = lax.stop_gradient(_replicate(latents)[: self.max_images])
+        latents = _replicate(latents)[: self.max_images]
         used = {"decoder": select_component(params, "decoder")}
         if self.scale != 1:
             used["thumbnails"] = params.get("thumbnails", {})
-        params = lax.stop_gradient(used)
-        traced = any(isinstance(x, Tracer) for x in jax.tree.leaves((params, step, latents)))
-        if not traced:
+        if not any(isinstance(x, Tracer) for x in jax.tree.leaves((used, step, latents))):
             if int(step) % self.every == 0:
-                self._receive(step, self._pixels(params, latents))
+                self._receive(int(step), self._pixels(used, latents))
             return
 
         def show(params: Params, step: jax.Array, latents: jax.Array) -> None:
             pixels = self._pixels(params, latents)
             jax.debug.callback(self._receive, step, pixels, ordered=False)
 
-        step = jnp.asarray(step)
-        lax.cond(step % self.every == 0, show, lambda *_: None, params, step, latents)
+        inputs = lax.stop_gradient(place((used, jnp.asarray(step), latents)))
+        lax.cond(inputs[1] % self.every == 0, show, lambda *_: None, *inputs)
 
     def close(self) -> None:
         """Wait until the queued previews are shown; warn if the consumer raised."""
@@ -239,7 +236,8 @@ def _per_example(value: jax.Array, latents: jax.Array) -> jax.Array:
 
 def _replicate(latents: jax.Array) -> jax.Array:
     """Replicate explicitly sharded latents, which cannot be sliced."""
-    latents = jnp.asarray(latents)
+    if isinstance(latents, np.ndarray):
+        return latents
     sharding = jax.typeof(latents).sharding
     if not any(axis is not None for axis in sharding.spec):
         return latents

@@ -24,14 +24,7 @@ Size = tuple[int, int]
 def estimate_bytes(
     strategy: Strategy, component: Component, size: Size, config: AutoencoderTinyConfig
 ) -> int:
-    """Estimate the temporaries for one image in float32.
-
-    Args:
-        strategy: A resolved strategy.
-        component: "encoder" or "decoder".
-        size: Height and width of its input.
-        config: Its architecture.
-    """
+    """Estimate the temporaries of a resolved strategy, for one float32 input of that size."""
     if isinstance(strategy, Full):
         return int(_FULL * _largest(build_layers(component, config), size))
     geometry = Geometry.of(strategy, component, config)

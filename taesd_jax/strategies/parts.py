@@ -7,11 +7,10 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ..model.convolutions import Conv, UpsampleConv
 from ..model.functional import Computation, Params, bind
-from ..model.modules import Decoder, Encoder, apply_layer, apply_layers, to_unsigned
+from ..model.modules import Network, apply_layer, apply_layers, to_unsigned
 from .geometry import Geometry
 
 
@@ -71,9 +70,7 @@ class Cursor(Protocol):
         ...
 
 
-def run_part(
-    cursor: Cursor, module: Encoder | Decoder, x: jax.Array, geometry: Geometry
-) -> jax.Array:
+def run_part(cursor: Cursor, module: Network, x: jax.Array, geometry: Geometry) -> jax.Array:
     """Run one part (n, h, w, c) through the layers that run in parts, in the dtype of x."""
     x = to_unsigned(x) if geometry.component == "encoder" else x
     for layer in geometry.layers:
@@ -81,17 +78,9 @@ def run_part(
     return x
 
 
-def run_full_stages(module: Encoder | Decoder, x: jax.Array, geometry: Geometry) -> jax.Array:
+def run_full_stages(module: Network, x: jax.Array, geometry: Geometry) -> jax.Array:
     """Run the full stages, if there are any."""
     return apply_layers(module, geometry.full_layers, x)
-
-
-def copy_native(x: np.ndarray) -> np.ndarray:
-    """Return a copy in this machine's byte order.
-
-    JAX may read an array after the call has returned, and its fast path ignores the byte order.
-    """
-    return x.astype(x.dtype.newbyteorder("="))
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))

@@ -12,18 +12,18 @@ from typing import Any
 import jax
 from jax import lax
 
-from ..config import AutoencoderTinyConfig
 from ..kernels import is_half
 from ..model.functional import Computation
-from ..model.layers import Component, num_stages
+from ..model.layers import num_stages
+from ..model.validation import check_count
 from .memory import estimate_bytes
-from .run import run
-from .sharding import device_of, is_sharded, is_traced
+from .placement import device_of, is_sharded, is_traced
+from .run import run, with_engine
 from .strategy import Full, Strategy, Strips, Tiles, min_full_stages, resolve_strategy
 
 # Below this many pixels a CPU's caches hold the activations anyway.
 _SMALL_IMAGE = 192 * 192
-# Of all the memory of a device, what temporaries may take by default.
+# Share of all the memory of a device that temporaries may take by default.
 _SHARE = 1 / 8
 # Where a host does not say how much memory it has: 4 GiB.
 _UNKNOWN_MEMORY = 2**32
@@ -64,7 +64,8 @@ class Limits:
         split_batch: Whether the planner may run the images of a batch one after another.
 
     Raises:
-        TypeError: The budget is not a number of bytes.
+        TypeError: The budget is not an integer.
+        ValueError: It is negative.
     """
 
     budget: int | None = None
@@ -73,11 +74,8 @@ class Limits:
     split_batch: bool = True
 
     def __post_init__(self):
-        budget = self.budget
-        if budget is None:
-            return
-        if isinstance(budget, bool) or not isinstance(budget, int) or budget < 0:
-            raise TypeError(f"memory_budget must be a number of bytes, got {budget!r}")
+        if self.budget is not None:
+            check_count("memory_budget", self.budget, least=0)
 
 
 def plan(params: Any, x: Any, computation: Computation, limits: Limits) -> Execution:
@@ -87,6 +85,7 @@ def plan(params: Any, x: Any, computation: Computation, limits: Limits) -> Execu
     the whole program's affair.
     """
     limits = _in_context(params, x, computation, limits, is_traced(x, params))
+    computation = with_engine(params, x, computation)
     return choose(computation, x.shape, device_of(x, params).platform, limits)
 
 
@@ -98,7 +97,8 @@ def run_planned(params: Any, x: Any, computation: Computation, limits: Limits) -
     traced = is_traced(x, params)
     limits = _in_context(params, x, computation, limits, traced)
     platforms = ("cpu", "gpu") if traced else (device_of(x, params).platform,)
-    executions = [choose(computation, x.shape, platform, limits) for platform in platforms]
+    planned = with_engine(params, x, computation)
+    executions = [choose(planned, x.shape, platform, limits) for platform in platforms]
     runs = [functools.partial(_execute, computation, execution) for execution in executions]
     if executions[0] == executions[-1]:
         return runs[0](params, x)
@@ -114,7 +114,7 @@ def _in_context(
 ) -> Limits:
     """Add what follows from the computation and from where the input lies."""
     sharded, budget, only = is_sharded(x), limits.budget, limits.only
-    if computation.scale != 1 or (only is None and (sharded or computation.remat)):
+    if computation.scale != 1 or (only is None and sharded):
         only = Full()
     if budget is None and only is None and not traced:
         budget = default_budget(device_of(x, params))
@@ -130,13 +130,7 @@ def choose(
     """Choose the fastest execution within the limits, or the smallest if none is.
 
     On a CPU strips that stay in its caches are faster than the full image; see `taesd-jax bench
-    --strategies`. On other devices full images are.
-
-    Args:
-        computation: What is computed.
-        shape: Shape of its input, (n, h, w, c).
-        platform: "cpu", "gpu" or "tpu".
-        limits: What restricts the choice.
+    --strategies`. On other devices full images are. `shape` is the input's.
 
     >>> from taesd_jax import VARIANTS
     >>> computation = Computation("decoder", VARIANTS["taesd"], "float32", "float32")
@@ -161,7 +155,7 @@ def choose(
         split = isinstance(limits.only, Tiles) and limits.batch_size is None
         return execution(limits.only, split=split)
     full = [execution(Full(), split=split) for split in (False, True)]
-    parts = [execution(strategy, split=True) for strategy in _parts(component, config, platform)]
+    parts = [execution(strategy, split=True) for strategy in _parts(computation, platform)]
     pixels = size[0] * size[1] * (config.spatial_factor**2 if component == "decoder" else 1)
     strips_are_faster = platform == "cpu" and pixels > _SMALL_IMAGE
     executions = [*parts, *full] if parts and strips_are_faster else [*full, *parts]
@@ -180,8 +174,9 @@ def _relative_bytes(dtype: str, platform: str) -> float:
     return 2 if dtype == "float64" else 1  # elsewhere half precision has float32 sums
 
 
-def _parts(component: Component, config: AutoencoderTinyConfig, platform: str) -> list[Strategy]:
+def _parts(computation: Computation, platform: str) -> list[Strategy]:
     """List strips and tiles, the fastest first."""
+    component, config = computation.component, computation.config
     least, most = min_full_stages(config), num_stages(component, config)
     if most < max(least, 1):
         return []
@@ -190,6 +185,9 @@ def _parts(component: Component, config: AutoencoderTinyConfig, platform: str) -
         Strips(max(most - 2, least), 4),
         Strips(max(most - 3, least), 2),
     ]
+    if component == "decoder" and computation.engine and computation.engine.onednn:
+        # oneDNN reorders its kernels at every call: fewer, taller strips.
+        strips.insert(0, Strips(max(most - 1, least), 16))
     return [*strips, Tiles()] if platform == "cpu" else [Tiles(), *strips]
 
 

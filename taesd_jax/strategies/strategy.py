@@ -14,16 +14,21 @@ class Full:
     """Run a component on the full image at once.
 
     Attributes:
-        kernels: Whether, in half precision on one Hopper GPU, this library's own kernels serve
-            where they can; False leaves them to XLA. None is True unless the environment variable
+        kernels: Whether what is faster than XLA's own convolutions in half precision serves where
+            it can: this library's kernels on one Hopper GPU, oneDNN on a CPU that multiplies
+            bfloat16 faster than float32. None is True unless the environment variable
             TAESD_JAX_KERNELS is "0". Elsewhere it makes no difference.
+        remat: Whether the backward pass computes each block anew. A GPU or TPU then needs less
+            memory, while XLA's CPU compiler merges the two again. Thumbnails ignore it.
     """
 
     kernels: bool | None = None
+    remat: bool = False
 
     def __repr__(self) -> str:
-        """Leave the default out."""
-        return "Full()" if self.kernels is None else f"Full(kernels={self.kernels})"
+        """Leave the defaults out."""
+        kernels = "" if self.kernels is None else f"kernels={self.kernels}"
+        return f"Full({', '.join(filter(None, (kernels, 'remat=True' if self.remat else '')))})"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,14 +15,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..model.convolutions import Conv, UpsampleConv
-from ..model.modules import Decoder, Encoder
+from ..model.modules import Network
 from .geometry import Geometry, size_after
 from .parts import Extent, run_part, zero_outside
 
 Carry = list[jax.Array]
 
 
-def run_strips(module: Encoder | Decoder, x: jax.Array, geometry: Geometry) -> jax.Array:
+def run_strips(module: Network, x: jax.Array, geometry: Geometry) -> jax.Array:
     """Run the layers that run in parts on x (n, h, w, c), one strip after another."""
     height = size_after(geometry.layers, x.shape[1])  # of the result
 
@@ -49,23 +49,15 @@ def run_strips(module: Encoder | Decoder, x: jax.Array, geometry: Geometry) -> j
 
 
 def run_strip(
-    module: Encoder | Decoder,
+    module: Network,
     x: jax.Array,
     rows: Extent,
     carry: Sequence[jax.Array] | None,
     geometry: Geometry,
 ) -> tuple[jax.Array, Carry]:
-    """Run one strip.
+    """Run a strip x (n, rows, w, c) with the carry of the strip before, None for the first.
 
-    Args:
-        module: The component.
-        x: The strip (n, rows, w, c). Rows below the image may hold anything finite.
-        rows: Where it lies in the image.
-        carry: What the strip before returned, or None for the first.
-        geometry: Sizes and layers.
-
-    Returns:
-        A strip of the result, and what the next strip needs.
+    Rows below the image may hold anything finite. Return a strip of the result and its carry.
     """
     cursor = _StripCursor(rows, carry)
     return run_part(cursor, module, x, geometry), cursor.carry

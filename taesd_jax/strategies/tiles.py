@@ -17,13 +17,14 @@ from jax import lax
 
 from ..model.convolutions import Conv, UpsampleConv
 from ..model.functional import Computation, Params, bind, finish
-from ..model.modules import Decoder, Encoder
+from ..model.inputs import copy_native
+from ..model.modules import Network
 from .geometry import Geometry, Span, size_after
 from .parts import Extent, run_full_stages_alone, run_part, zero_outside
-from .sharding import replicated_sharding
+from .placement import place, replicated_sharding
 
 
-def run_tiles(module: Encoder | Decoder, x: jax.Array, geometry: Geometry) -> jax.Array:
+def run_tiles(module: Network, x: jax.Array, geometry: Geometry) -> jax.Array:
     """Run the layers that run in parts on x (n, h, w, c), one tile of all n after another."""
     height, width = (size_after(geometry.layers, size) for size in x.shape[1:3])
     places = jnp.array(list(itertools.product(geometry.starts(height), geometry.starts(width))))
@@ -52,10 +53,11 @@ def run_tiles_on_host(
     One compiled program serves images of every size; only full stages are compiled for each.
     """
     where = replicated_sharding(x, component_params)
+    component_params = place(component_params)
     decoding = computation.component == "decoder"
     if geometry.full_layers and decoding:
-        x = run_full_stages_alone(component_params, x, computation, geometry)
-    x = np.asarray(x)
+        x = run_full_stages_alone(*place((component_params, x)), computation, geometry)
+    x = jax.device_get(x)
     height, width = (size_after(geometry.layers, size) for size in x.shape[1:3])
     shape = (x.shape[0], height, width, geometry.layers[-1].out_channels)
     out = np.empty(shape, jax.dtypes.canonicalize_dtype(computation.dtype))
@@ -68,11 +70,11 @@ def run_tiles_on_host(
         ):
             rows, columns = Extent(top_in, x.shape[1]), Extent(left_in, x.shape[2])
             window = np.pad(_window(images, rows, columns, geometry, np), fill, mode="edge")
-            window = window if where is None else jax.device_put(window, where)
-            tile = _tile(component_params, window, rows, columns, computation, geometry)
+            part = jax.device_put((copy_native(window), rows, columns), where)
+            tile = _tile(component_params, *part, computation, geometry)
             side = geometry.size_out
             target = out[i : i + n, top : top + side, left : left + side]
-            target[...] = np.asarray(tile)[tuple(map(slice, target.shape))]
+            target[...] = jax.device_get(tile)[tuple(map(slice, target.shape))]
     y = jax.device_put(out, where)
     if geometry.full_layers and not decoding:
         y = run_full_stages_alone(component_params, y, computation, geometry)
@@ -101,7 +103,7 @@ def _window(x: Any, rows: Extent, columns: Extent, geometry: Geometry, xp: Any) 
 
 
 def _run_tile(
-    module: Encoder | Decoder,
+    module: Network,
     window: jax.Array,
     rows: Extent,
     columns: Extent,

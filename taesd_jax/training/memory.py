@@ -28,13 +28,13 @@ def check_sizes(
     """
     side = recipe.crop_size
     image, latent = 3 * side**2, 4 * (side // config.spatial_factor) ** 2 * config.latent_channels
-    memory = ("memory", device_memory(device))
+    memory = device_memory(device)
     step = 4 * image + _activation_bytes(recipe, config)
     needs: list[tuple[str, float, int, str, int]] = [
-        ("batch_size", recipe.batch_size / devices, step, *memory)
+        ("batch_size", recipe.batch_size / devices, step, "memory", memory)
     ]
     if recipe.needs("discriminator"):
-        needs.append(("replay_size", recipe.replay_size, 4 * image + latent, *memory))
+        needs.append(("replay_size", recipe.replay_size, 4 * image + latent, "memory", memory))
     if recipe.num_crops is not None:
         each = (2 if recipe.teacher_blend else 1) * image + latent
         needs.append(("num_crops", recipe.num_crops, each, str(cache), _available(cache)))

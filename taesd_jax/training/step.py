@@ -16,6 +16,7 @@ from ..config import AutoencoderTinyConfig
 from ..model.functional import Params
 from ..model.layers import split_layers
 from ..strategies.run import decode
+from ..strategies.strategy import Full
 from .discriminator import DiscriminatorState, discriminator_loss, replay
 from .features import output_sensitivity, stage_features
 from .optimizers import apply_gradient, discriminator_optimizer, make_optimizer
@@ -191,7 +192,8 @@ def _loss(
     images = output
     if context.decoder is not None:
         latents, params = output.astype(recipe.dtype), {"decoder": context.decoder}
-        images = decode(params, latents, config=config, remat=recipe.remat).astype(jnp.float32)
+        strategy = Full(remat=recipe.remat)
+        images = decode(params, latents, config=config, strategy=strategy).astype(jnp.float32)
 
     latent, target = targets["latent"], targets["target"]
     compared: dict[str, Any] = {

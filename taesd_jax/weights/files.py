@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from ..errors import CheckpointError, CheckpointNotFoundError
+from .magic import SAFETENSORS, describe_file
 from .names import Shape
 
 DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
@@ -25,17 +26,21 @@ MAX_HEADER = 4 * 2**20
 MAX_JSON = 2**20
 # Key of the digest in the metadata of files that this package writes.
 DIGEST = "taesd_jax.sha256"
+# Key of the digest of both components in the metadata of the files of a pair.
+MODEL = "taesd_jax.model"
 
 
 class Header(NamedTuple):
-    """Names, shapes and metadata of a safetensors file.
+    """Names, shapes, dtypes and metadata of a safetensors file.
 
     Attributes:
         shapes: Name -> shape of each tensor.
+        dtypes: Name -> dtype, in the words of safetensors.
         metadata: Text by key.
     """
 
     shapes: dict[str, Shape]
+    dtypes: dict[str, str]
     metadata: dict[str, str]
 
 
@@ -44,31 +49,28 @@ def read_header(path: Path) -> Header:
 
     Raises:
         CheckpointNotFoundError: There is no such file.
-        CheckpointError: It is not a complete safetensors file, or has a dtype outside `DTYPES`.
+        CheckpointError: It is not a complete safetensors file.
     """
     with _open(path) as file:
-        shapes, refused = {}, []
-        for name in file.keys():  # noqa: SIM118  not a dict
-            part = file.get_slice(name)
-            if part.get_dtype() not in DTYPES:
-                refused.append(f"{name} is {part.get_dtype()}")
-            shapes[name] = tuple(part.get_shape())
-        if refused:
-            raise CheckpointError(
-                f"{path}: tensors must be one of {', '.join(DTYPES)}; {'; '.join(refused)}"
-            )
-        return Header(shapes, file.metadata() or {})
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  not a dict
+        return Header(
+            {name: tuple(tensor.get_shape()) for name, tensor in slices.items()},
+            {name: tensor.get_dtype() for name, tensor in slices.items()},
+            file.metadata() or {},
+        )
 
 
-def read_tensors(path: Path, header: Header) -> dict[str, np.ndarray]:
-    """Read all tensors of a safetensors file; call it once their shapes are known to be right.
+def read_tensors(path: Path, header: Header, names: Collection[str]) -> dict[str, np.ndarray]:
+    """Read tensors of a safetensors file; call it once their shapes are known to be right.
 
     Raises:
-        CheckpointError: As `read_header`, or the content does not match the digest in the file.
-            Files without a digest, such as those of other programs, pass.
+        CheckpointError: As `read_header`, or the content does not match the digest in the file,
+            which is checked when all tensors are read. Other programs' files have none.
     """
     with _open(path) as file:
-        tensors = {name: file.get_tensor(name) for name in header.shapes}
+        tensors = {name: file.get_tensor(name) for name in names}
+    if len(tensors) < len(header.shapes):
+        return tensors
     if expected := header.metadata.get(DIGEST):
         metadata = {key: text for key, text in header.metadata.items() if key != DIGEST}
         if _digest(tensors, metadata) != expected:
@@ -144,15 +146,18 @@ def _open(path: Path) -> Iterator:
         raise CheckpointError(f"{path}: the file is empty; download it again")
     try:
         with path.open("rb") as file:
-            header = int.from_bytes(file.read(8), "little")
-        if path.stat().st_size >= 8 + header > 8 + MAX_HEADER:
+            header_size = int.from_bytes(file.read(8), "little")
+        if path.stat().st_size >= 8 + header_size > 8 + MAX_HEADER:
+            kind = describe_file(path, expected=SAFETENSORS) or f"one of {header_size} bytes"
             raise CheckpointError(
-                f"{path}: not a model of this family: expected a header of at most "
-                f"{MAX_HEADER} bytes, got {header}"
+                f"{path}: expected a safetensors file with a header of at most {MAX_HEADER} bytes, "
+                f"got {kind}"
             )
         with safe_open(path, framework="numpy") as file:
             yield file
     except SafetensorError as error:
+        if kind := describe_file(path, expected=SAFETENSORS):
+            raise CheckpointError(f"{path}: expected a safetensors file, got {kind}") from error
         raise CheckpointError(
             f"{path}: not a complete safetensors file ({error}); it may be truncated, download it "
             f"again"

@@ -11,6 +11,9 @@ from ..errors import CheckpointError, CheckpointNotFoundError
 from ..model.layers import COMPONENTS
 from .files import CONFIG_FILE, DIFFUSERS_FILE
 
+# Seconds in which the hub has to answer at all.
+_TIMEOUT = 5
+
 
 def download_checkpoint(
     repo: str, subfolder: str, options: dict[str, Any]
@@ -28,6 +31,9 @@ def download_checkpoint(
         CheckpointNotFoundError: The repository or its checkpoint is missing or not accessible.
         CheckpointError: The download failed, or a file differs from its digest.
     """
+    unreachable = "" if _is_offline(options) else _find_fault()
+    if unreachable:
+        options = options | {"local_files_only": True}
     name = repo.split("/")[1]
     pair = [f"{name}_{component}.safetensors" for component in COMPONENTS]
     for group in ([DIFFUSERS_FILE], [f"{name}.safetensors"], pair):
@@ -49,6 +55,10 @@ def download_checkpoint(
             for path in (*weights, *([config] if config else [])):
                 _check_cached(path)
             return weights, config
+    if unreachable:
+        raise CheckpointNotFoundError(
+            f"{repo} is not in the local cache and the hub cannot be reached: {unreachable}"
+        )
     where = f"{repo}/{subfolder}" if subfolder else repo
     offline = " in the local cache (offline)" if _is_offline(options) else ""
     expected = ", ".join((DIFFUSERS_FILE, f"{name}.safetensors", *pair))
@@ -126,11 +136,29 @@ def _has_no_config(repo: str, subfolder: str, options: dict[str, Any]) -> bool:
     return try_to_load_from_cache(repo, file, **place) is not None
 
 
+def _find_fault() -> str:
+    """Return why the hub cannot be reached, or "".
+
+    Its client would retry for half a minute, with a line for each time.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_TIMEOUT)
+    except Exception as error:  # the client's transport is requests or httpx, by its version
+        reason: BaseException = error
+        while reason.__context__:
+            reason = reason.__context__
+        return f"{constants.ENDPOINT}: {_first_line(reason) or type(reason).__name__}"
+    return ""
+
+
 def _is_offline(options: dict[str, Any]) -> bool:
     from huggingface_hub import constants
 
     return bool(options.get("local_files_only") or constants.HF_HUB_OFFLINE)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0]

@@ -17,7 +17,7 @@ A Flax name joins numbers to the word before them and says kernel and scale for 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -36,6 +36,11 @@ PREFIXES: Mapping[KeyFormat, Mapping[Component, str]] = {
     "module": {"encoder": "encoder.", "decoder": "decoder."},
     "original": {"encoder": "", "decoder": ""},
 }
+# What other programs put before all names of a model that is a part of theirs: pipelines' names for
+# the VAE, PyTorch's wrappers for several devices and for compiled modules.
+WRAPPERS = ("first_stage_model.", "vae.", "tae.", "module.", "_orig_mod.", "state_dict.")
+# Wrappers around each other that are taken off.
+_MAX_NESTING = 3
 COMFYUI_SCALARS = ("vae_scale", "vae_shift")
 
 _FLAX = re.compile(r"(\d+)(?:\.(conv|pool|skip)(?:_(\d+))?)?\.(kernel|scale|bias)")
@@ -49,12 +54,18 @@ class SplitNames(NamedTuple):
     Attributes:
         format: Format of the names.
         components: For each component, published key -> name in the file.
-        scalars: Names in the file that carry ComfyUI's scalars.
+        scalars: ComfyUI's name of a scalar -> name in the file.
     """
 
     format: KeyFormat
     components: dict[Component, dict[str, str]]
-    scalars: list[str]
+    scalars: dict[str, str]
+
+    @property
+    def names(self) -> list[str]:
+        """All names in the file that belong to the model."""
+        groups = (*self.components.values(), self.scalars)
+        return [name for group in groups for name in group.values()]
 
 
 def tensor_shapes(layers: Iterable[Layer]) -> dict[str, Shape]:
@@ -79,14 +90,41 @@ def tensor_shapes(layers: Iterable[Layer]) -> dict[str, Shape]:
     return shapes
 
 
-def split(names: Iterable[str]) -> SplitNames:
+def unwrap(names: Iterable[str]) -> dict[str, str]:
+    """Return names without the prefixes of `WRAPPERS` -> names in the file.
+
+    Names outside a wrapper are left out, unless they might belong to a model as well.
+
+    Raises:
+        CheckpointError: Two wrappers stand side by side.
+    """
+    inside = {name: name for name in names}
+    for _ in range(_MAX_NESTING):
+        wrappers = [w for w in WRAPPERS if any(name.startswith(w) for name in inside)]
+        if len(wrappers) > 1:
+            raise CheckpointError(
+                f"several models side by side, {' and '.join(wrappers)}: save one of them alone"
+            )
+        prefix = wrappers[0] if wrappers else ""
+        outside = [name for name in inside if not name.startswith(prefix)]
+        if any(
+            _published(n, format, c) for n in outside for format in PREFIXES for c in COMPONENTS
+        ):
+            break
+        inside = {n.removeprefix(prefix): inside[n] for n in inside if n.startswith(prefix)}
+    return inside
+
+
+def split(names: Mapping[str, str]) -> SplitNames:
     """Recognise the format of the names in a file and sort them by component.
+
+    Args:
+        names: Name -> name in the file, as from `unwrap`.
 
     Raises:
         CheckpointError: The names follow no format of this family; the message names the project
             they belong to where that is known.
     """
-    names = list(names)
     for format in PREFIXES:
         components: dict[Component, dict[str, str]] = {}
         rest = []
@@ -94,7 +132,7 @@ def split(names: Iterable[str]) -> SplitNames:
             for component in COMPONENTS:
                 key = _published(name, format, component)
                 if key is not None and key not in components.get(component, {}):
-                    components.setdefault(component, {})[key] = name
+                    components.setdefault(component, {})[key] = names[name]
                     break
             else:
                 rest.append(name)
@@ -107,7 +145,7 @@ def split(names: Iterable[str]) -> SplitNames:
         scalars = [n for n in rest if format == "comfyui" and n in COMFYUI_SCALARS]
         rest = [n for n in rest if n not in scalars]
         if components and not rest:
-            return SplitNames(format, components, scalars)
+            return SplitNames(format, components, {name: names[name] for name in scalars})
         if components and len(rest) < len(names) / 2 and not _foreign(names):
             raise CheckpointError(f"tensors that belong to no component ({format} names): {rest}")
     raise CheckpointError(_foreign(names) or _unknown(names))
@@ -172,7 +210,7 @@ def _published(name: str, format: KeyFormat, component: Component) -> str | None
     return key
 
 
-def _foreign(names: list[str]) -> str | None:
+def _foreign(names: Iterable[str]) -> str | None:
     if any(n.startswith(("tiny_vae.", "extra_encoder.", "extra_decoder.")) for n in names):
         return (
             "this is fal's FLUX.2-Tiny-AutoEncoder, another architecture; for FLUX.2 use taef2 of "
@@ -188,7 +226,7 @@ def _foreign(names: list[str]) -> str | None:
     return None
 
 
-def _unknown(names: list[str]) -> str:
+def _unknown(names: Collection[str]) -> str:
     shown = ", ".join(sorted(names)[:5]) or "none"
     return (
         f"no tiny autoencoder of this family: expected tensors such as '0.weight' (original), "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from flax.traverse_util import flatten_dict
@@ -15,7 +15,7 @@ from ..errors import CheckpointError
 from ..io.files import write_files
 from ..model.layers import COMPONENTS, Component, Params, build_layers
 from . import names
-from .files import CONFIG_FILE, DIFFUSERS_FILE, DTYPES, to_bytes
+from .files import CONFIG_FILE, DIFFUSERS_FILE, DTYPES, MODEL, digest_tree, to_bytes
 from .names import KeyFormat
 
 Format = Literal["diffusers", "original", "comfyui", "flax"]
@@ -53,11 +53,19 @@ def save(
     path = Path(path)
     if format != "diffusers" and not path.name:
         raise CheckpointError(f"format {format!r} needs the name of a file, got {str(path)!r}")
+    if format != "diffusers" and f"{path.name}.".startswith(f"{Path(DIFFUSERS_FILE).stem}."):
+        raise CheckpointError(
+            f"{path}: diffusers would read a file of this name as its own: name another file for "
+            f"format {format!r}"
+        )
+    serialised = serialise(params, config, format=format)
+    metadata = {"format": "flax" if format == "flax" else "pt"}
+    if format != "diffusers":
+        metadata["config"] = json.dumps(config.to_dict())
+    if len(serialised) > 1:
+        metadata[MODEL] = digest_tree(serialised)
     contents: dict[Path, bytes] = {}
-    for suffix, tensors in serialise(params, config, format=format).items():
-        metadata = {"format": "flax" if format == "flax" else "pt"}
-        if format != "diffusers":
-            metadata["config"] = json.dumps(config.to_dict())
+    for suffix, tensors in serialised.items():
         file = path / suffix if format == "diffusers" else path.with_name(path.name + suffix)
         contents[file] = to_bytes(tensors, metadata)
     if format == "diffusers":
@@ -105,7 +113,7 @@ def _leaves(
 ) -> dict[tuple[Component, str], np.ndarray]:
     """Return arrays by component and published key; raise CheckpointError unless they fit."""
     stored = {name: part for name, part in params.items() if name != "thumbnails"}
-    arrays = {name: np.asarray(leaf) for name, leaf in flatten_dict(stored, sep=".").items()}
+    arrays = {name: _native(leaf) for name, leaf in flatten_dict(stored, sep=".").items()}
     expected: dict[str, names.Shape] = {}
     keys: dict[tuple[Component, str], str] = {}
     for component in components:
@@ -127,6 +135,11 @@ def _leaves(
             f"{', '.join(unfit)}"
         )
     return {key: arrays[name] for key, name in keys.items()}
+
+
+def _native(leaf: Any) -> np.ndarray:
+    array = np.asarray(leaf)  # safetensors writes the bytes as they are
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _is_storable(array: np.ndarray) -> bool:

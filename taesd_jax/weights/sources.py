@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import shlex
@@ -18,25 +19,31 @@ PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".pkl")
 # The small model, thumbnails for the published ones, and a sample photograph.
 BUNDLED = Path(__file__).parents[1] / "bundled"
 SMALL = "small"
+# The models that a name stands for, whatever lies in the working folder.
+NAMES = (SMALL, *VARIANTS)
 
 _HUB_OWNER = "madebyollin"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _DIFFUSERS_STEM = Path(DIFFUSERS_FILE).stem
+_INDEX = ".safetensors.index.json"
+_SHARD = re.compile(r"(.+)-\d{5}-of-(?!00001)(\d{5})")
 
 
 class SourceFiles(NamedTuple):
     """The files of one checkpoint.
 
     Attributes:
-        weights: One file, or one for each component.
+        weights: One file, one for each component, or shards.
         config: The config.json beside them, if any.
         variant: Variant that a file or folder is named after, or ""; tells variants of one
             architecture apart.
+        are_shards: Whether the weights are parts of one file, by an index.
     """
 
     weights: list[Path]
     config: Path | None
     variant: str
+    are_shards: bool = False
 
     @property
     def are_pickles(self) -> bool:
@@ -61,44 +68,57 @@ def find_files(source: str | os.PathLike[str], *, subfolder: str, **hub: Any) ->
             raise CheckpointError(_pickle_advice(source, files.weights))
         return files
     name = os.fspath(source)
-    if name == SMALL:
+    if source == SMALL:
         return SourceFiles([BUNDLED / f"{SMALL}.safetensors"], None, "")
-    repo = f"{_HUB_OWNER}/{name}" if name in VARIANTS else name
-    if _HUB_ID.fullmatch(repo) and Path(name).suffix not in (".safetensors", *PICKLES):
-        weights, config = download_checkpoint(repo, subfolder, hub)
-        return SourceFiles(weights, config, variant_from_name(repo.split("/")[1]))
+    if source in VARIANTS:
+        try:
+            return _download(f"{_HUB_OWNER}/{name}", subfolder, hub)
+        except CheckpointNotFoundError as error:
+            raise CheckpointNotFoundError(f"{error}{_path_hint(name)}") from error
+    if Path(name).suffix.lower() in (".safetensors", *PICKLES):
+        raise CheckpointNotFoundError(f"no such file: {name!r}")
+    if _HUB_ID.fullmatch(name):
+        return _download(name, subfolder, hub)
+    close = difflib.get_close_matches(name.lower(), NAMES, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
     raise CheckpointNotFoundError(
-        f"no checkpoint {name!r}: expected a file, a folder, a pair {name}_encoder.safetensors and "
-        f"{name}_decoder.safetensors, a hub id 'owner/name', or one of "
-        f"{', '.join((SMALL, *VARIANTS))}"
+        f"no checkpoint {name!r}: {hint}expected a file, a folder, a pair "
+        f"{name}_encoder.safetensors and {name}_decoder.safetensors, a hub id 'owner/name', or one "
+        f"of {', '.join(NAMES)}"
     )
 
 
 def find_local(source: str | os.PathLike[str], subfolder: str = "") -> SourceFiles | None:
     """Find the files on disk that `source` stands for, PyTorch's too; None where there are none.
 
+    A name of `NAMES` stands for that model and never for a path: "./taesd" or `Path("taesd")` does.
+
     Raises:
         CheckpointNotFoundError: It is a folder without a checkpoint, or no path.
         CheckpointError: It is a folder with several checkpoints.
     """
+    if source in NAMES:
+        return None
     try:
         path = Path(source).expanduser()
-        if path.is_dir() and not (source == SMALL and not any(path.glob("*.safetensors"))):
+        if path.is_dir():
             return _find_in_folder(path / subfolder)
         if path.is_file():
-            variant = variant_from_name(path.stem)
-            if path.stem.startswith(_DIFFUSERS_STEM):
-                variant = variant or variant_from_name(path.parent.name)
-            return SourceFiles([path], _config_beside(path), variant)
+            return _with_config([path])
         for suffix in (".safetensors", ".pth"):
             pair = [p for name in COMPONENTS if (p := pair_file(path, name, suffix)).is_file()]
             if pair:
-                return SourceFiles(pair, _config_beside(pair[0]), variant_from_name(path.name))
+                return _with_config(pair)
         return None
     except CheckpointError:
         raise
     except (RuntimeError, OSError, ValueError) as error:  # the name is not a valid path
         raise CheckpointNotFoundError(f"no checkpoint {os.fspath(source)!r}: {error}") from error
+
+
+def _download(repo: str, subfolder: str, hub: dict[str, Any]) -> SourceFiles:
+    weights, config = download_checkpoint(repo, subfolder, hub)
+    return SourceFiles(weights, config, variant_from_name(repo.split("/")[1]))
 
 
 def pair_file(path: Path, component: Component, suffix: str) -> Path:
@@ -132,16 +152,56 @@ def _find_in_folder(folder: Path) -> SourceFiles:
     for suffixes in ((".safetensors",), PICKLES):
         files = sorted(f for f in folder.glob("*") if f.suffix.lower() in suffixes)
         files = [f for f in files if f.stem == _DIFFUSERS_STEM] or files
-        stems = {_pair_stem(file) for file in files}
-        if len(files) == 1 or (len(files) == 2 and len(stems) == 1):
-            variant = variant_from_name(stems.pop()) or variant_from_name(folder.name)
-            return SourceFiles(files, _config_beside(files[0]), variant)
+        indices = sorted(folder.glob(f"*{_INDEX}"))
+        if len(indices) == 1 and any(_SHARD.fullmatch(file.stem) for file in files):
+            files = indices
+        if len(files) == 1 or (len(files) == 2 and _pair_stem(files[0]) == _pair_stem(files[1])):
+            source = _with_config(files)
+            return source._replace(variant=source.variant or _variant_of_folder(folder))
         if files:
             names = ", ".join(file.name for file in files)
             raise CheckpointError(f"several checkpoints in {folder}: {names}; name one of them")
     raise CheckpointNotFoundError(
         f"no checkpoint in {folder}: expected {DIFFUSERS_FILE} or one *.safetensors"
     )
+
+
+def _with_config(files: list[Path]) -> SourceFiles:
+    """Return a file, a pair or the shards of an index with their config and variant."""
+    stem = _pair_stem(files[0])
+    variant = variant_from_name(stem)
+    if stem.startswith(_DIFFUSERS_STEM):
+        variant = variant or _variant_of_folder(files[0].parent)
+    config = _config_beside(files[0])
+    if files[0].name.endswith(_INDEX):
+        return SourceFiles(_shards(files[0]), config, variant, are_shards=True)
+    if match := _SHARD.fullmatch(stem):
+        advice = f"load {match[1]}{_INDEX} with all shards beside it"
+        if files[0].suffix != ".safetensors":
+            advice = "take those in safetensors, PyTorch's are not read"
+        raise CheckpointError(
+            f"{files[0]} is one of {int(match[2])} shards, which is no model: {advice}"
+        )
+    return SourceFiles(files, config, variant)
+
+
+def _shards(index: Path) -> list[Path]:
+    """Return the files that an index names; all of them lie beside it."""
+    places = read_json(index).get("weight_map")
+    names = list(places.values()) if isinstance(places, dict) else []
+    if not names or not all(isinstance(n, str) and n and Path(n).name == n for n in names):
+        raise CheckpointError(f"{index}: expected a weight_map from tensors to files beside it")
+    shards = [index.with_name(name) for name in sorted(set(names))]
+    if missing := [shard.name for shard in shards if not shard.is_file()]:
+        raise CheckpointNotFoundError(f"{index} needs {', '.join(missing[:3])} beside it")
+    return shards
+
+
+def _variant_of_folder(folder: Path) -> str:
+    # A hub cache keeps a repository's files in models--OWNER--NAME/snapshots/COMMIT.
+    path = folder.absolute().as_posix()
+    repo = re.search(r"/models--[^/]+--([^/]+)/snapshots/", f"{path}/")
+    return variant_from_name(repo[1] if repo else folder.absolute().name)
 
 
 def _pair_stem(file: Path) -> str:
@@ -160,6 +220,13 @@ def _config_beside(file: Path) -> Path | None:
     except CheckpointError:
         is_ours = False
     return config if is_ours else None
+
+
+def _path_hint(name: str) -> str:
+    try:
+        return f"; for the model on disk write ./{name}" if find_local(f"./{name}") else ""
+    except CheckpointError:
+        return ""
 
 
 def _pickle_advice(source: str | os.PathLike[str], files: list[Path]) -> str:

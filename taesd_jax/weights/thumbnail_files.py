@@ -137,7 +137,7 @@ def read_thumbnails(path: str | os.PathLike[str]) -> dict[str, Entry]:
         raise CheckpointError(f"{path}: not a file that `taesd-jax fit-thumbnails` wrote")
     if (size := 4 * sum(map(math.prod, header.shapes.values()))) > MAX_BYTES:
         raise CheckpointError(f"{path}: expected at most {MAX_BYTES} bytes, got {size}")
-    tensors = read_tensors(path, header)
+    tensors = read_tensors(path, header, header.shapes)
     if bad := [name for name, t in tensors.items() if not np.isfinite(t.astype("f4")).all()]:
         raise CheckpointError(f"{path}: thumbnails with NaN or infinity: {', '.join(bad[:5])}")
     entries = {}

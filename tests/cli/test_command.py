@@ -76,6 +76,16 @@ def test_roundtrip_writes_both_side_by_side(capsys, photo):
     assert reported == pytest.approx(psnr(image, both[:, 37:]), abs=0.005)
 
 
+def test_a_terminal_sees_what_is_under_way(capsys, photo, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    (photo.parent / "a.png").write_text("no image")
+    assert main(["encode", "a.png", "cat.png", "--model", "m.safetensors"]) == 1
+    out, err = capsys.readouterr()
+    assert "cat.latent.npz" in out
+    assert re.search(r"a\.png: compiling.*\r\x1b\[Ktaesd-jax: error: .*a\.png", err)
+    assert re.search(r"cat\.png: compiling.*\r\x1b\[K$", err)
+
+
 def test_several_images_and_globs(capsys, photo):
     shutil.copy(photo, "dog.png")
     out = run(capsys, "encode", "*.png", "cat.png", "--model", "m.safetensors", "-o", "out/")
@@ -113,25 +123,65 @@ def test_a_batch_of_latents_gives_numbered_images(capsys, folder):
     assert sorted(p for p in os.listdir() if p.endswith("png")) == ["z-0.png", "z-1.png"]
 
 
-def test_nchw_latents(capsys, folder):
+def test_axes_of_latents(capsys, folder):
     z = np.random.default_rng(0).standard_normal((1, 2, 3, 4)).astype(np.float32)
     np.save("nhwc.npy", z)
     np.save("nchw.npy", z.transpose(0, 3, 1, 2))
-    message = r"nchw\.npy.*NCHW.*--data-format NCHW"
-    refuse(capsys, message, "decode", "nchw.npy", "--model", "m.safetensors")
-    run(
-        capsys,
-        "decode",
-        "nchw.npy",
-        "--data-format",
-        "nchw",
-        "--model",
-        "m.safetensors",
-        "-o",
-        "a.png",
-    )
-    run(capsys, "decode", "nhwc.npy", "--model", "m.safetensors", "-o", "b.png")
-    np.testing.assert_array_equal(read_image("a.png"), read_image("b.png"))
+    model = ["--model", "m.safetensors"]
+    run(capsys, "decode", "nhwc.npy", *model, "-o", "a.png")
+    for options in ([], ["--data-format", "nchw"]):
+        run(capsys, "decode", "nchw.npy", *options, *model, "-o", "b.png")
+        np.testing.assert_array_equal(read_image("a.png"), read_image("b.png"))
+    message = r"nhwc\.npy: .*\(1, 2, 3, 4\) .*NCHW; it is NHWC"
+    refuse(capsys, message, "decode", "nhwc.npy", "--data-format", "nchw", *model)
+    np.save("square.npy", np.zeros((1, 4, 3, 4), np.float32))
+    refuse(capsys, r"square\.npy: .*--data-format", "decode", "square.npy", *model)
+    run(capsys, "decode", "square.npy", "--data-format", "nhwc", *model)
+
+
+def test_latents_of_another_model_are_refused_with_its_name(capsys, photo):
+    params, config = random_model(SMALL)
+    for scale in (0.18215, 0.13025):
+        labelled = config.replace(raw_latent_scale=scale, raw_latent_shift=0.0)
+        taesd_jax.save(f"m{scale}.safetensors", params, labelled, format="flax")
+    for suffix in ("npz", "safetensors", "png"):
+        latent = f"z.{suffix}"
+        run(capsys, "encode", photo, "-o", latent, "--model", "m0.13025.safetensors")
+        advice = r"made by m0\.13025\.safetensors.*--model m0\.13025\.safetensors"
+        refuse(capsys, f"z.{suffix}: {advice}", "decode", latent, "--model", "m0.18215.safetensors")
+        refuse(capsys, f"z.{suffix}: {advice}", "decode", latent)  # small
+        run(capsys, "decode", latent, "--model", "m0.13025.safetensors")
+
+
+def test_another_encoder_of_an_unknown_latent_space_is_warned_of(capsys, photo):
+    params, config = random_model(SMALL)
+    other = jax.tree.map(lambda p: p * 0.5, params)
+    taesd_jax.save("other.safetensors", other, config, format="flax")
+    run(capsys, "encode", photo, "-o", "z.npz", "--model", "m.safetensors")
+    main(["decode", "z.npz", "--model", "m.safetensors"])
+    assert capsys.readouterr().err == ""
+    main(["decode", "z.npz", "--model", "other.safetensors"])
+    assert re.fullmatch(r"taesd-jax: warning: z\.npz: made by m\.safetensors .*\n",
+                        capsys.readouterr().err)  # fmt: skip
+
+
+def test_latents_of_the_full_vae(capsys, folder):
+    params, config = random_model(SMALL)
+    labelled = config.replace(raw_latent_scale=0.18215, raw_latent_shift=0.0)
+    taesd_jax.save("sd.safetensors", params, labelled, format="flax")
+    z = np.random.default_rng(0).standard_normal((1, 5, 6, 4)).astype(np.float32)
+    np.save("model.npy", z)
+    np.savez("raw.npz", a=z / np.float32(0.18215), b=z)
+    model = ["--model", "sd.safetensors"]
+    run(capsys, "decode", "model.npy", *model, "-o", "a.png")
+    refuse(capsys, r"raw\.npz.*a, b; .*--key", "decode", "raw.npz", *model)
+    assert main(["decode", "raw.npz", "--key", "a", *model, "-o", "b.png"]) == 0
+    assert re.search(r"warning: raw\.npz: .*--raw", capsys.readouterr().err)
+    assert main(["decode", "raw.npz", "--key", "a", "--raw", *model, "-o", "b.png"]) == 0
+    assert capsys.readouterr().err == ""
+    difference = to_uint8(read_image("a.png")).astype(int) - to_uint8(read_image("b.png"))
+    assert np.abs(difference).max() <= 1  # z / 0.18215 * 0.18215 is rounded twice
+    refuse(capsys, "raw_latent_scale", "decode", "model.npy", "--raw", "--model", "m.safetensors")
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -185,7 +235,7 @@ def test_patterns_leave_out_our_own_results(capsys, photo):
         assert re.match(r"cat\.png\b.*37x21", out)
     run(capsys, "encode", "*.png", "./cat.png", "--format", "png", *options)
     assert sorted(os.listdir()) == [
-        "cat.latent.png", "cat.png", "cat.roundtrip.png", "m.safetensors"
+        "cat.latent.png", "cat.m.roundtrip.png", "cat.png", "m.safetensors"
     ]  # fmt: skip
 
 
@@ -217,7 +267,7 @@ def test_errors_are_one_line(capsys, photo):
         (r"'x\*\.png'", ["roundtrip", "x*.png", "--model", "m.safetensors"]),
         (r"x\.png", ["roundtrip", "x.png", "--model", "m.safetensors"]),
         (r"x\.npy", ["decode", "x.npy", "--model", "m.safetensors"]),
-        (r"\.npy, \.npz, \.safetensors, \.png", ["decode", "cat.jpg", "--model", "m.safetensors"]),
+        (r"\.npy, \.npz, \.safetensors", ["decode", "cat.jpg", "--model", "m.safetensors"]),
     ):  # fmt: skip
         assert refuse(capsys, message, *args).count("\n") == 1
     args = ["roundtrip", "cat.png", "-o", "x.zip", "--model", "m.safetensors"]

@@ -167,7 +167,7 @@ def test_names_that_are_no_text(locale, work):
     done = run("roundtrip", name, "--model", "model.safetensors")
     assert done.returncode == 0, done.stderr
     assert name in done.stdout
-    assert os.path.exists(b"b\xe4ren\xff.roundtrip.png")
+    assert os.path.exists(b"b\xe4ren\xff.model.roundtrip.png")
     done = run("info", b"\xff\n.safetensors")
     assert done.returncode == 1
     assert done.stderr.count(b"\n") == 1

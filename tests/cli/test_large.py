@@ -125,6 +125,43 @@ def test_what_does_not_fit_starts_anew(tmp_path, suffix, damage):
     np.testing.assert_array_equal(open_array(target), np.ones(shape))
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+def test_a_damaged_partial_file_is_not_resumed(tmp_path, suffix):
+    target = tmp_path / f"x{suffix}"
+    begun(target, 2)
+    partial = tmp_path / f".x.partial{suffix}"
+    note = partial.with_name(f"{partial.name}.json")
+    whole, state = partial.read_bytes(), note.read_text()
+    header = open_array(partial).offset
+    resumed = {}
+    # The header, both flushed rows, and the row that was written after the flush.
+    for name, position in {
+        "header": 4,
+        "first": header,
+        "last": header + 23,
+        "row": header + 24,
+    }.items():
+        damaged = bytearray(whole)
+        damaged[position] ^= 1
+        partial.write_bytes(damaged)
+        note.write_text(state)
+        array = ResumableArrayWriter(target, (5, 4, 3), "uint8", job="a")
+        resumed[name] = array.rows
+        array.append(CONTENT[array.rows :])
+        array.close()
+        np.testing.assert_array_equal(open_array(target), CONTENT)
+    assert resumed == {"header": 0, "first": 0, "last": 0, "row": 2}
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+def test_a_file_that_was_started_over_is_resumed(tmp_path, suffix):
+    begun(tmp_path / f"x{suffix}", 4, job="a")
+    begun(tmp_path / f"x{suffix}", 2, job="b")
+    again = ResumableArrayWriter(tmp_path / f"x{suffix}", (5, 4, 3), "uint8", job="b")
+    assert again.rows == 2
+    again.suspend()
+
+
 def test_two_runs_do_not_write_one_target(tmp_path):
     target = tmp_path / "x.npy"
     first = ResumableArrayWriter(target, (5, 4, 3), "uint8", job="a")
@@ -195,9 +232,9 @@ def test_a_refused_latent_leaves_a_begun_job_alone(model, tmp_path, capsys):
     path, _, config = model
     target, source = tmp_path / "new" / "x.npy", tmp_path / "z.npy"
     np.save(source, latent(config, (6, 5)).transpose(0, 3, 1, 2))
-    assert decode(source, "-o", target, "--model", path) == 1
+    assert decode(source, "-o", target, "--model", path, "--data-format", "nhwc") == 1
     assert "z.npy: " in (error := capsys.readouterr().err)
-    assert "--data-format NCHW" in error
+    assert "it is NCHW" in error
     assert not target.parent.exists()
 
 

@@ -182,3 +182,30 @@ def test_an_empty_name_is_a_usage_error(capsys, folder, args):
         main(args)
     assert exit_.value.code == 2
     assert "expected the name of a file" in capsys.readouterr().err
+
+
+def test_a_folder_stands_for_its_images_and_not_for_results(capsys, folder):
+    Path("photos/more").mkdir(parents=True)
+    shutil.move("a.png", "photos/a.png")
+    write_image("photos/more/b.JPG", read_image("photos/a.png"))
+    Path("photos/notes.txt").write_text("no image")
+    for _ in range(2):
+        assert main(["roundtrip", "photos", *MODEL]) == 0
+        assert main(["roundtrip", "photos/a.png", *MODEL, "-o", "photos/both.png"]) == 0
+        assert main(["encode", "photos/", "photos/*.png", *MODEL, "--format", "png"]) == 0
+        assert main(["decode", "photos/*.latent.png", *MODEL]) == 0
+        assert "[2/2] photos/more/b.latent.png" in capsys.readouterr().out
+    Path("empty").mkdir()
+    assert "no images in 'empty'" in refused(capsys, "encode", "empty", *MODEL)
+
+
+def test_one_file_under_two_names_is_named(capsys, folder):
+    Path("link.png").symlink_to("a.png")
+    os.link("a.png", "hard.png")
+    args = ["encode", "a.png", "./a.png", "link.png", "hard.png", *MODEL, "-o", "out/"]
+    assert main(args) == 0
+    assert os.listdir("out") == ["a.latent.npz"]
+    err = capsys.readouterr().err.splitlines()
+    assert [line.split(";")[0] for line in err] == [
+        f"taesd-jax: warning: {name} and a.png are one file" for name in ("link.png", "hard.png")
+    ]

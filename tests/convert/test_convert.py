@@ -178,9 +178,10 @@ def test_without_torch_the_command_says_what_to_install(tmp_path):
 def test_the_command_reads_and_writes_pth(working_folder, capsys):
     params, config = random_model(VARIANTS["taef2"])
     convert.save_pth("taef2", params, config)
-    assert main(["convert", "taef2", "taef2.safetensors"]) == 0
+    assert main(["convert", "./taef2", "taef2.safetensors"]) == 0
     assert "taef2.safetensors: flax from original" in capsys.readouterr().out
     assert same(taesd_jax.load("taef2.safetensors").params, params)
+    assert same(convert.load_pth("taef2").params, params)  # nothing but paths are read here
     assert main(["convert", "taef2.safetensors", "again", "--to", "pth"]) == 0
     assert same(convert.load_pth("again").params, params)
     assert main(["info", "again_decoder.pth"]) == 0
@@ -237,7 +238,9 @@ def test_the_parity_report_sees_a_difference(monkeypatch):
     assert ("full", "float32") in bad
     assert ("4 block", "float32") not in bad
     assert not report.ok
-    assert f"{len(bad)} rows" in report.table()
+    assert f"{len(bad)} of {len(report.rows)} rows" in report.table()
+    # What is too far off is shown in any case.
+    assert report.table(layers=False).count("TOO FAR") == len(bad)
 
 
 def test_verify_writes_json_and_sets_the_status(working_folder, capsys, photos):
@@ -245,7 +248,10 @@ def test_verify_writes_json_and_sets_the_status(working_folder, capsys, photos):
     taesd_jax.save("m.safetensors", params, config, format="flax")
     taesd_jax.write_image("cat.png", photos["cat"][:40, :48])
     assert main(["verify", "m.safetensors", "--image", "cat.png", "--json", "r.json"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) > 30  # a line for each layer and dtype
+    # A line for each component and dtype, between the head and the verdict.
+    assert len(capsys.readouterr().out.splitlines()) == 2 * 3 + 2
+    assert main(["verify", "m.safetensors", "--image", "cat.png", "--layers"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) > 30  # and for each layer
     report = json.loads(Path("r.json").read_text())
     assert report["ok"] is True
     assert {"component", "layer", "dtype", "max_error", "mean_error"} <= report["rows"][0].keys()

@@ -1,13 +1,16 @@
 """PyTorch's files from strangers: no code runs, and nothing larger than the file comes out."""
 
+import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
-from models import SMALL, random_state
+from models import SMALL, named, random_model, random_state, random_states, same
 
 import taesd_jax
 from taesd_jax import CheckpointError, CheckpointNotFoundError, cli
@@ -120,3 +123,88 @@ def test_names_that_no_file_can_have(name, working_folder):
     for call in (convert.load_pth, taesd_jax.load):
         with pytest.raises(CheckpointNotFoundError):
             call(name)
+
+
+def tensors_of(format):
+    torch = pytest.importorskip("torch")
+    return {k: torch.from_numpy(v) for k, v in named(random_states(SMALL), format).items()}
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("prefix", ["", "vae.", "module.", "_orig_mod.", "first_stage_model."])
+def test_checkpoints_of_trainings_are_read(prefix, working_folder):
+    torch = pytest.importorskip("torch")
+    state = {prefix + name: tensor for name, tensor in tensors_of("module").items()}
+    lightning = {"epoch": 3, "pytorch-lightning_version": "2.5.0", "optimizer_states": [{"a": 1}]}
+    torch.save(lightning | {"state_dict": state}, "x.ckpt")
+    assert same(load_pth("x.ckpt").params, random_model(SMALL)[0])
+    assert cli.main(["convert", "x.ckpt", "x.safetensors"]) == 0
+    assert same(taesd_jax.load("x.safetensors").params, random_model(SMALL)[0])
+
+
+@pytest.mark.oracle
+def test_what_is_beside_a_wrapped_model_may_be_anything(working_folder):
+    torch = pytest.importorskip("torch")
+    state = {f"vae.{name}": tensor for name, tensor in tensors_of("diffusers").items()}
+    torch.save(
+        state | {"steps": torch.tensor(3), "ids": torch.zeros(2, dtype=torch.int64)}, "x.pth"
+    )
+    with pytest.warns(UserWarning, match="2 tensors beside the model"):
+        assert same(load_pth("x.pth").params, random_model(SMALL)[0])
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"GGUF" + b"\0" * 400, "GGUF file"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"<!doctype html>", "HTML page"),
+        (b"Access to this model is restricted", "text that begins 'Access to this model"),
+        (b"\x40\0\0\0\0\0\0\0" + b'{"0.weight":' + b" " * 90, "safetensors file: name it"),
+    ],
+)
+def test_a_file_of_another_kind_is_named(content, message, working_folder):
+    pytest.importorskip("torch")
+    Path("x.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"x\.pth: expected a PyTorch file, got.*{message}"):
+        load_pth("x.pth")
+
+
+@pytest.fixture
+def diffusers_folder(working_folder):
+    """Return a folder as diffusers' older versions wrote it, with an activation of its own."""
+    torch = pytest.importorskip("torch")
+    taesd_jax.save("old", *random_model(SMALL.replace(act_fn="silu")))
+    Path("old/diffusion_pytorch_model.safetensors").unlink()
+    torch.save(tensors_of("diffusers"), "old/diffusion_pytorch_model.bin")
+    return working_folder / "old"
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("source", ["old", "old/diffusion_pytorch_model.bin"])
+def test_pickles_of_a_diffusers_folder_have_its_config(source, diffusers_folder):
+    assert load_pth(source).config.act_fn == "silu"
+    assert cli.main(["convert", source, "new"]) == 0
+    assert json.loads(Path("new/config.json").read_text())["act_fn"] == "silu"
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("source", ["old", "old/diffusion_pytorch_model.bin"])
+def test_the_advice_for_pickles_works(source, diffusers_folder):
+    with pytest.raises(CheckpointError, match="PyTorch pickle") as error:
+        taesd_jax.load(source)
+    command, target = re.search("`(.*)`, then load (.*)", str(error.value)).groups()
+    program, *arguments = shlex.split(command)
+    assert program == "taesd-jax"
+    assert cli.main(arguments) == 0
+    for loaded in (target, "old"):
+        checkpoint = taesd_jax.load(loaded)
+        assert same(checkpoint.params, random_model(SMALL)[0])
+        assert checkpoint.config.act_fn == "silu"
+    # diffusers still finds its own file alone.
+    diffusers = pytest.importorskip("diffusers")
+    vae = diffusers.AutoencoderTiny.from_pretrained("old", use_safetensors=False)
+    for name, tensor in tensors_of("diffusers").items():
+        assert vae.state_dict()[name].equal(tensor)
+    assert Path(target).stem != "diffusion_pytorch_model"

@@ -113,3 +113,5 @@ def test_a_loop_of_links_is_one_clear_error(tmp_path):
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(OSError, match="links"):
         write_files({tmp_path / "a" / "x": b"x"})
+    with pytest.raises(OSError, match="loop of links"):
+        write_files({tmp_path / "a": b"x"})

@@ -10,7 +10,7 @@ from jax import export
 from jax.sharding import AxisType
 
 from taesd_jax import VARIANTS, Full
-from taesd_jax.kernels import ConvSpec, count_multiprocessors
+from taesd_jax.kernels import XLA, ConvSpec, Engine, count_multiprocessors
 from taesd_jax.kernels.choice import is_covered
 from taesd_jax.model.functional import Computation, Params, abstract_params, bind
 from taesd_jax.strategies import run as run_module
@@ -19,7 +19,8 @@ from taesd_jax.strategies.sharding import replicate, shard_images
 
 CAN_LOWER = pytest.mark.skipif(jax.__version_info__ < (0, 11, 2), reason="Pallas is older")
 CALL = "custom_call @mosaic_gpu_v2"
-ON = ConvSpec(multiprocessors=132)
+ENGINE = Engine(multiprocessors=132)
+ON = ConvSpec(engine=ENGINE)
 
 
 def gpu(capability="9.0", count=132):
@@ -59,7 +60,7 @@ def shape(*sides):
 
 
 UP, IMAGE, RELU = (
-    ConvSpec(multiprocessors=132, **options)
+    ConvSpec(engine=ENGINE, **options)
     for options in ({"upsample": True}, {"activation": "to_signed"}, {"activation": "relu"})
 )
 
@@ -75,18 +76,18 @@ UP, IMAGE, RELU = (
         ((1, 64, 64, 56), (3, 3, 56, 56), ON, False, False),
         ((1, 64, 64, 64), (3, 3, 64, 56), ON, False, False),
         ((1, 64, 64, 64), (1, 1, 64, 64), ON, False, False),
-        ((1, 64, 64, 64), (3, 3, 64, 64), ConvSpec(stride=2, multiprocessors=132), False, False),
+        ((1, 64, 64, 64), (3, 3, 64, 64), ConvSpec(stride=2, engine=ENGINE), False, False),
         (
             (1, 64, 64, 64),
             (3, 3, 64, 64),
-            ConvSpec(padding=((0, 0), (1, 1)), multiprocessors=132),
+            ConvSpec(padding=((0, 0), (1, 1)), engine=ENGINE),
             False,
             False,
         ),
         (
             (1, 64, 64, 64),
             (3, 3, 64, 64),
-            ConvSpec(activation="silu", multiprocessors=132),
+            ConvSpec(activation="silu", engine=ENGINE),
             False,
             False,
         ),
@@ -101,12 +102,12 @@ def test_shapes(x, kernel, spec, has_skip, covered):
     assert is_covered(shape(*x), shape(*kernel), spec, has_skip=has_skip) == covered
 
 
-def decoder(variant="taesd", *, multiprocessors=132):
+def decoder(variant="taesd", *, engine=ENGINE):
     config = VARIANTS[variant]
     params = jax.tree.map(lambda p: shape(*p.shape), abstract_params("decoder", config))
 
     def run(params: Params, z: jax.Array) -> jax.Array:
-        return bind(params, "decoder", config)(z, multiprocessors=multiprocessors)
+        return bind(params, "decoder", config, engine)(z)
 
     return run, params, shape(2, 16, 16, config.latent_channels)
 
@@ -151,7 +152,7 @@ def test_a_decoder_is_twelve_kernels_and_one_convolution():
     assert text.count(CALL) == 12
     assert text.count("stablehlo.convolution") == 1
     assert count_kernels(run, params, z, platform="cpu") == 0
-    assert count_kernels(decoder(multiprocessors=0)[0], params, z) == 0
+    assert count_kernels(decoder(engine=XLA)[0], params, z) == 0
 
 
 @CAN_LOWER

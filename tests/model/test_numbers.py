@@ -6,14 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import SHORT, image, latent, random_model
+from models import POOLED, SHORT, image, latent, random_model
 
 import taesd_jax
 from taesd_jax import AutoencoderTiny, Strips, Tiles
 from taesd_jax.io import to_uint8
 from taesd_jax.strategies.sharding import replicate, shard_images
 
-POOLED = SHORT.replace(pool_channels=16)
 WAYS = {
     "full": {},
     "batches": {"batch_size": 2},

@@ -13,6 +13,7 @@ import pytest
 from models import ONE_BLOCK, ROUNDING, random_model
 
 from taesd_jax import VARIANTS, AutoencoderTiny
+from taesd_jax.pipelines.keras_hub import replace_vae
 
 pytest.importorskip("keras_hub")
 # Their promotions, and their warnings, are not ours.
@@ -61,8 +62,6 @@ def vae():
 
 
 def test_text_to_image_decodes_with_the_tiny_model(keras_models, backbone, vae):
-    from taesd_jax.pipelines.keras_hub import replace_vae
-
     task = keras_models.StableDiffusion3TextToImage(backbone=backbone, preprocessor=None)
     noise = jax.random.normal(jax.random.key(0), (2, *task.latent_shape[1:]))
     backbone.configure_scheduler(2)
@@ -81,8 +80,6 @@ def test_text_to_image_decodes_with_the_tiny_model(keras_models, backbone, vae):
 
 
 def test_image_to_image_encodes_with_the_tiny_model(keras_models, backbone, vae):
-    from taesd_jax.pipelines.keras_hub import replace_vae
-
     task = keras_models.StableDiffusion3ImageToImage(backbone=backbone, preprocessor=None)
     replace_vae(task, vae)
     images = jax.random.uniform(jax.random.key(1), (2, 64, 64, 3), minval=-1, maxval=1)
@@ -97,11 +94,22 @@ def test_image_to_image_encodes_with_the_tiny_model(keras_models, backbone, vae)
 
 
 def test_refusals(keras_models, backbone, vae):
-    from taesd_jax.pipelines.keras_hub import replace_vae
-
     with pytest.raises(TypeError, match="StableDiffusion3 tasks, got int"):
         replace_vae(1, vae)
     task = keras_models.StableDiffusion3TextToImage(backbone=backbone, preprocessor=None)
     other = AutoencoderTiny(*random_model(VARIANTS["taesd"].replace(**ONE_BLOCK)))
-    with pytest.raises(ValueError, match="16 channels, this autoencoder has 4"):
+    with pytest.raises(ValueError, match=r"16 channels.* has 4.* use taesd3$"):
         replace_vae(task, other)
+    flux = AutoencoderTiny(*random_model(VARIANTS["taef1"].replace(**ONE_BLOCK)))
+    with pytest.raises(ValueError, match=r"scale 1\.5305.* use taesd3$"):
+        replace_vae(task, flux)
+
+
+def test_what_is_saved_is_the_backbone_as_it_was(keras_models, backbone, vae, tmp_path):
+    task = keras_models.StableDiffusion3TextToImage(backbone=backbone, preprocessor=None)
+    before, count = backbone.get_config(), backbone.count_params()
+    replace_vae(task, vae)
+    assert backbone.get_config() == before
+    assert backbone.count_params() == count
+    task.save_weights(tmp_path / "task.weights.h5")
+    task.load_weights(tmp_path / "task.weights.h5")

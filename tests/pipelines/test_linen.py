@@ -32,15 +32,13 @@ def standard_promotion():
         yield
 
 
-@pytest.fixture(scope="module")
-def parts():
-    """Return a small random UNet, text encoder and scheduler of diffusers, and their params."""
-    diffusers = pytest.importorskip("diffusers", reason="the oracles run on Python 3.11")
-    transformers = pytest.importorskip("transformers")
-    diffusers.logging.set_verbosity_error()
+def make_unet(channels):
+    """Return a small random UNet and its params."""
+    import diffusers
+
     unet = diffusers.FlaxUNet2DConditionModel(
         sample_size=8,
-        in_channels=4,
+        in_channels=channels,
         out_channels=4,
         block_out_channels=(32, 64),
         layers_per_block=1,
@@ -49,6 +47,18 @@ def parts():
         attention_head_dim=8,
         cross_attention_dim=32,
     )
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(unet.init_weights, jax.random.key(0))
+    return unet, jax.tree.map(lambda s: jnp.asarray(rng.normal(0, 0.05, s.shape), s.dtype), shapes)
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """Return a small random UNet, text encoder and scheduler of diffusers, and their params."""
+    diffusers = pytest.importorskip("diffusers", reason="the oracles run on Python 3.11")
+    transformers = pytest.importorskip("transformers")
+    diffusers.logging.set_verbosity_error()
+    unet, unet_params = make_unet(4)
     text = transformers.CLIPTextConfig(
         hidden_size=32,
         intermediate_size=37,
@@ -63,10 +73,8 @@ def parts():
     text = transformers.FlaxCLIPTextModel(text, seed=0, dtype=jnp.float32)
     betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     scheduler = diffusers.FlaxDDIMScheduler(**betas)
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(unet.init_weights, jax.random.key(0))
     params = {
-        "unet": jax.tree.map(lambda s: jnp.asarray(rng.normal(0, 0.05, s.shape), s.dtype), shapes),
+        "unet": unet_params,
         "text_encoder": text.params,
         "scheduler": scheduler.create_state(),
     }
@@ -174,6 +182,29 @@ def test_image_to_image(parts, tiny):
     )
     # The same through one jit, up to the UNet's rounding.
     np.testing.assert_allclose(compiled(ids, images, params, jax.random.key(1)), result, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.oracle
+def test_inpainting(parts, tiny):
+    from PIL import Image
+
+    modules, params = parts
+    # Latents, the mask, and the latents of the masked image.
+    unet, unet_params = make_unet(4 + 1 + 4)
+    parts = modules | {"unet": unet}, params | {"unet": unet_params}
+    pipe, params, vae = pipeline("FlaxStableDiffusionInpaintPipeline", parts, tiny)
+    pixels = np.uint8(np.random.default_rng(0).integers(0, 256, (64, 64, 3)))
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:, 32:] = 255
+    ids, images, masks = pipe.prepare_inputs(
+        PROMPTS, [Image.fromarray(pixels)] * 2, [Image.fromarray(mask)] * 2
+    )
+    options = {"num_inference_steps": 2, "height": 64, "width": 64}
+    options["guidance_scale"] = jnp.array(7.5)
+    result = pipe(ids, masks, images, params, jax.random.key(1), **options).images
+    assert result.shape == (2, 64, 64, 3)
+    np.testing.assert_allclose(result, expected(vae, tiny), atol=FUSION)
 
 
 @pytest.mark.oracle

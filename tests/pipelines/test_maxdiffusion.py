@@ -2,7 +2,9 @@
 
 import functools
 import json
+import re
 import types
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +14,23 @@ from flax import linen as nn
 from flax import nnx, struct
 from flax.core import FrozenDict, freeze
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from models import ROUNDING, SHORT, image, latent, random_model, with_thumbnails, write_pair
+from models import (
+    ONE_BLOCK,
+    ROUNDING,
+    SHORT,
+    image,
+    latent,
+    random_model,
+    with_thumbnails,
+    write_pair,
+)
 
-from taesd_jax import AutoencoderTiny
+from taesd_jax import VARIANTS, AutoencoderTiny
 from taesd_jax.errors import CheckpointError
 from taesd_jax.pipelines import FlaxAutoencoderTiny
 from taesd_jax.pipelines.maxdiffusion import replace_vae, with_base
 
+PAGE = Path(__file__).parents[2] / "docs" / "pipelines.md"
 CONFIG = SHORT.replace(raw_latent_scale=0.18215, raw_latent_shift=0.0)
 RULES = (("batch", ("data", "fsdp")), ("conv_out", "fsdp"))
 BATCH = PartitionSpec(("data", "fsdp"))
@@ -176,8 +188,15 @@ def test_states_are_made_saved_and_restored(vae, mesh, components, tmp_path):
             ),
         }
         restored = manager.restore(0, args=ocp.args.Composite(**items))
-    for name in ("vae_state", "vae_tree"):
-        jax.tree.map(np.testing.assert_array_equal, restored[name].params, params["vae"])
+    # FLUX.1's script restores the params alone.
+    params_alone = ocp.PyTreeCheckpointer().restore(
+        tmp_path / "0" / "vae_tree",
+        item={"params": shapes.params},
+        transforms={},
+        restore_args={"params": ocp.checkpoint_utils.construct_restore_args(shapes.params)},
+    )
+    for tree in (restored["vae_state"].params, restored["vae_tree"].params, params_alone["params"]):
+        jax.tree.map(np.testing.assert_array_equal, tree, params["vae"])
     again = FlaxAutoencoderTiny.from_config(
         restored["vae_config"], dtype=jnp.float32, weights_dtype=jnp.float32, from_pt=True
     )
@@ -219,6 +238,14 @@ def test_flux_1(vae, mesh):
     x = np.float16(image(CONFIG, (16, 24), n=8))
     expected = vae.encode(np.float32(x)).latents
     np.testing.assert_allclose(pipeline.encode(nchw(x), state), expected, atol=ROUNDING, rtol=0)
+
+
+def test_params_lie_on_the_mesh_of_a_pipeline_that_has_none_yet(vae, mesh):
+    pipeline, tiny = Flux(), {}
+    pipeline.mesh = mesh
+    replace_vae(pipeline, tiny, vae)
+    for leaf in jax.tree.leaves(tiny["flux_vae"]):
+        assert leaf.sharding == NamedSharding(mesh, PartitionSpec())
 
 
 def test_z_image(vae, mesh):
@@ -271,7 +298,10 @@ def test_dtypes_are_those_of_the_replaced_vae(vae, mesh):
     replace_vae(pipeline, params, vae)
     assert pipeline.vae.dtype == jnp.float16
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}
-    replace_vae(pipeline, params, vae, dtype=jnp.float32, weights_dtype=jnp.float32)
+    asked = AutoencoderTiny(vae.params, vae.config, dtype=jnp.bfloat16)
+    replace_vae(pipeline, params, asked)
+    assert pipeline.vae.dtype == jnp.bfloat16
+    replace_vae(pipeline, params, asked, dtype=jnp.float32, weights_dtype=jnp.float32)
     assert pipeline.vae.dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
 
@@ -324,6 +354,18 @@ def test_another_tiny_model_of_the_same_latents_may_follow(vae):
         replace_vae(pipeline, params, other)
 
 
+def test_a_pipeline_of_a_checkpoint_made_with_a_tiny_model(vae):
+    """MaxDiffusion builds its own VAE of the config there, and drops what that does not know."""
+    saved = json.loads(FlaxAutoencoderTiny.from_model(vae)[0].to_json_string())
+    full = FullVAE()
+    full.config = types.SimpleNamespace(
+        **{name: saved[name] for name in vars(full.config)},
+    )
+    pipeline, params = StableDiffusion(full), {}
+    replace_vae(pipeline, params, vae)
+    assert params["vae"].keys() == {"encoder", "decoder"}
+
+
 def test_a_module_is_an_instance_of_the_base_that_a_library_checks(vae):
     base = type("FlaxModelMixin", (), {"init_weights": None, "to_bf16": lambda *_: "theirs"})
     module, params = FlaxAutoencoderTiny.from_model(vae)
@@ -332,3 +374,33 @@ def test_a_module_is_an_instance_of_the_base_that_a_library_checks(vae):
     assert isinstance(both, FlaxAutoencoderTiny)
     assert both.to_bf16({}) == "theirs"
     assert both.init_weights(jax.random.key(0), eval_only=True).keys() == params.keys()
+
+
+def test_the_lines_of_the_page_run(mesh, monkeypatch):
+    def load(name, **_):
+        return AutoencoderTiny(*random_model(VARIANTS[name].replace(**ONE_BLOCK)))
+
+    monkeypatch.setattr(AutoencoderTiny, "from_pretrained", staticmethod(load))
+    z_image = ZImage(mesh)
+    z_image.vae = FullVAE(0.3611, 16)
+    pipelines = {
+        "MaxDiffusion": StableDiffusion(),
+        "Stable Diffusion and SDXL": StableDiffusion(),
+        "FLUX.1": Flux(FullVAE(0.3611, 16)),
+        "FLUX.2 klein": None,
+        "Z-Image": z_image,
+    }
+    names = {"config": types.SimpleNamespace(weights_dtype="bfloat16"), "jnp": jnp}
+    sections = re.split(r"^##+ (.+)\n", PAGE.read_text(), flags=re.M)[1:]
+    run = dict.fromkeys(pipelines, 0)
+    for heading, text in zip(sections[::2], sections[1::2], strict=True):
+        for snippet in re.findall(r"^```py\n(.*?)^```$", text, re.M | re.S):
+            if heading in pipelines:
+                names |= {"pipeline": pipelines[heading], "params": {}}
+                exec(snippet, names)
+                run[heading] += 1
+    assert run == dict(zip(pipelines, (1, 1, 3, 2, 1), strict=True))
+    assert {type(p.vae).__name__ for p in pipelines.values() if p} == {"FlaxAutoencoderKL"}
+    assert z_image.vae_shift_factor == 0
+    assert names["vae_state"]["params"].keys() == {"encoder", "decoder"}
+    assert names["vae_params"] is names["tiny_params"]

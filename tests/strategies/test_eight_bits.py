@@ -27,7 +27,7 @@ from taesd_jax.model.functional import quantize
 def test_every_strategy(options, dtype):
     params, config = random_model(SMALL)
     params = with_thumbnails(params, config)
-    z = 2 * latent(SMALL, (9, 7), n=2)  # some values leave [-1, 1]
+    z = jnp.asarray(2 * latent(SMALL, (9, 7), n=2))  # some values leave [-1, 1]
     options = {"config": config, "dtype": dtype, **options}
     images = taesd_jax.decode(params, z, **options)
     pixels = taesd_jax.decode(params, z, out_dtype="uint8", **options)

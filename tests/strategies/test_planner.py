@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import SMALL, image, latent, random_model
+from models import SHORT, SMALL, image, latent, random_model, temporaries
 
 import taesd_jax
 from taesd_jax import VARIANTS, AutoencoderTiny, Full, Strips, Tiles
@@ -16,8 +16,6 @@ from taesd_jax.model.functional import Computation
 from taesd_jax.strategies.memory import estimate_bytes
 from taesd_jax.strategies.planner import Limits, choose, default_budget
 from taesd_jax.strategies.strategy import resolve_strategy
-
-SHORT = SMALL.replace(num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1))
 
 
 def execution(component, side, budget, platform="cpu", config=VARIANTS["taesd"], n=1):
@@ -55,14 +53,6 @@ def test_a_batch_is_cut_before_an_image_is():
 def test_stages_that_need_the_full_image_run_in_full():
     chosen = execution("decoder", 128, 0, config=VARIANTS["taef2"])
     assert chosen.strategy.full_stages == 1
-
-
-def temporaries(run, config, shape, dtype, **options):
-    params = jax.eval_shape(lambda: taesd_jax.init(jax.random.key(0), config=config))
-    lowered = jax.jit(lambda p, x: run(p, x, config=config, **options)).lower(
-        params, jax.ShapeDtypeStruct(shape, dtype)
-    )
-    return lowered.compile().memory_analysis().temp_size_in_bytes
 
 
 @pytest.mark.parametrize(
@@ -153,9 +143,14 @@ def test_questions_that_make_no_sense_are_refused(vae):
     with pytest.raises(ValueError, match="image must be"):
         vae.strategy("encoder", z)
     for budget in ("1GB", -1, True, float("nan")):
+        error = ValueError if budget == -1 else TypeError
+        with pytest.raises(error, match="memory_budget must be an integer of at least 0"):
+            AutoencoderTiny(vae.params, vae.config, memory_budget=budget)
         vae.memory_budget = budget
-        with pytest.raises(TypeError, match="memory_budget must be a number of bytes"):
+        with pytest.raises(error, match="memory_budget must be an integer of at least 0"):
             vae.decode(z)
+    vae.memory_budget = np.int64(2**20)
+    assert vae.decode(z).sample.shape == (1, 32, 32, 3)
     vae.memory_budget = None
 
 
@@ -213,7 +208,7 @@ def test_sharded_and_rematerialised_images_run_in_full(vae):
     for value in (z, everywhere):
         assert type(vae.strategy("decoder", value).strategy) is Strips
     vae.enable_gradient_checkpointing()
-    assert vae.strategy("decoder", z).strategy == Full()
+    assert vae.strategy("decoder", z).strategy == Full(remat=True)
     vae.disable_gradient_checkpointing()
 
 

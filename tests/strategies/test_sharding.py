@@ -4,16 +4,11 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from models import SMALL, image, latent, random_model
+from models import POOLED, ROUNDING, SHORT, image, latent, random_model
 
 import taesd_jax
 from taesd_jax import AutoencoderTiny, Strips, Tiles
 from taesd_jax.strategies.sharding import replicate, shard_images
-
-SHORT = SMALL.replace(num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1))
-POOLED = SHORT.replace(pool_channels=16)
-# Convolutions of fewer rows, and sums over the image in another order; results of about 1.
-ROUNDING = 2e-5
 
 
 def mesh_of(kind):

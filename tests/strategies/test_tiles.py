@@ -6,14 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import SMALL, image, latent, random_model
+from models import ROUNDING, SHORT, compiled, image, latent, random_model
 
-import taesd_jax
 from taesd_jax import VARIANTS, Full, Tiles, decode, encode
-
-SHORT = SMALL.replace(num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1))
-# As for strips: at sizes of a few rows XLA's CPU backend takes other products for other shapes.
-ROUNDING = 2e-5
 
 
 @pytest.fixture(scope="module", params=[0, 16], ids=["plain", "pooled"])
@@ -45,26 +40,6 @@ def test_tiles_give_the_full_image(short, size, batch_size, dtype):
                 np.testing.assert_allclose(other, full, atol=ROUNDING, rtol=0)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["taef2", "taesana"])
-def test_every_variant_gives_the_bits_of_the_full_image(name):
-    # Its widths and activations; more blocks of the same would only be compiled longer.
-    config = VARIANTS[name]
-    config = config.replace(
-        num_encoder_blocks=(1,) * len(config.num_encoder_blocks),
-        num_decoder_blocks=(1,) * len(config.num_decoder_blocks),
-    )
-    params, _ = random_model(config)
-    tile = max(8, 64 // config.spatial_factor)
-    z = latent(config, (tile + 3, tile - 1))
-    side = tile * config.spatial_factor
-    x = image(config, (side + 5, side - 3))
-    for run, value in ((decode, z), (encode, x)):
-        full = run(params, value, config=config)
-        got = run(params, value, config=config, strategy=Tiles(tile))
-        np.testing.assert_array_equal(got, full)
-
-
 def test_one_program_serves_every_size(short):
     params, config = short
     if config.pool_channels:
@@ -79,38 +54,11 @@ def test_one_program_serves_every_size(short):
 
 
 def test_the_operations_of_a_tile_are_few_more_than_its_pixels_need():
-    config = VARIANTS["taesd"]
-    params = jax.eval_shape(lambda: taesd_jax.init(jax.random.key(0), config=config))
-
     def operations(strategy):
-        lowered = jax.jit(lambda p, z: decode(p, z, config=config, strategy=strategy)).lower(
-            params, jax.ShapeDtypeStruct((1, 64, 64, 4), jnp.float32)
-        )
-        return lowered.compile().cost_analysis()["flops"]
+        program = compiled(decode, VARIANTS["taesd"], (1, 64, 64, 4), strategy=strategy)
+        return program.cost_analysis()["flops"]
 
     assert operations(Tiles(64)) <= 1.25 * operations(Full())
-
-
-def test_gradients_flow_through_tiles():
-    params, config = random_model(SHORT.replace(pool_channels=16))
-    z = jnp.asarray(latent(config, (5, 3)))
-
-    def gradient(strategy):
-        def loss(z):
-            return jnp.sum(decode(params, z, config=config, strategy=strategy) ** 2)
-
-        return jax.jit(jax.grad(loss))(z)
-
-    # Sums of the same terms in another order; gradients here reach about 10.
-    np.testing.assert_allclose(gradient(Tiles(4)), gradient(Full()), rtol=1e-4, atol=1e-3)
-
-
-def test_wrong_arrays_are_refused_before_any_work(short):
-    params, config = short
-    with pytest.raises(ValueError, match="looks like NCHW"):
-        decode(params, np.zeros((1, 4, 8, 8), np.float32), config=config, strategy=Tiles())
-    with pytest.raises(ValueError, match="size must be a positive integer, got 0"):
-        Tiles(0)
 
 
 def test_tiles_of_closed_over_arrays_inside_jit(short):

@@ -1,17 +1,24 @@
-"""Fuzz the readers of checkpoints and configs, guided by coverage, for a bounded time.
+"""Fuzz the readers of checkpoints, configs and latents, guided by coverage, for a bounded time.
 
     python tests/tools/fuzz.py --seconds 600
 
-It needs atheris. The corpus starts with whole and mutated files of both kinds; an input that gives
-anything but a whole model or a CheckpointError is kept, and is the end of the run.
+It needs atheris. The corpus starts with whole and mutated files of each kind; an input that gives
+anything but a whole model or latent, or the error for a bad file, is kept, and is the end of the
+run.
 """
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+KINDS = ("weights", "config", "latent")
+LATENT_SUFFIXES = (".npy", ".npz", ".safetensors", ".png")
 
 
 def main():
@@ -22,11 +29,11 @@ def main():
     if args.child:
         fuzz(*args.child, args.seconds)
         return
-    for kind in ("weights", "config"):
+    for kind in KINDS:
         with tempfile.TemporaryDirectory() as folder:
             seeds = seed(kind, Path(folder) / "corpus")
             command = [sys.executable, __file__, "--child", kind, folder]
-            command += ["--seconds", str(max(args.seconds // 2, 1))]
+            command += ["--seconds", str(max(args.seconds // len(KINDS), 1))]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 kept = Path(f"fuzz-{kind}.txt")
@@ -46,13 +53,12 @@ def main():
 def seed(kind, folder):
     """Write the corpus to start with; return how many files it has."""
     import numpy as np
-
-    sys.path.insert(0, str(Path(__file__).parents[1]))
     from hostile import MUTATIONS
     from models import SMALL, random_model, random_state
     from safetensors.numpy import save
 
     from taesd_jax import AutoencoderTinyConfig, weights
+    from taesd_jax.io import write_latent
     from taesd_jax.weights.files import to_bytes
 
     folder.mkdir()
@@ -61,6 +67,14 @@ def seed(kind, folder):
         weights.save(folder.parent / "model", params, config)
         contents = [(folder.parent / "model" / "config.json").read_bytes()]
         contents += [b"{}", b'{"latent_channels": 16}']
+    elif kind == "latent":
+        contents = []
+        for i, suffix in enumerate(LATENT_SUFFIXES):
+            path = folder.parent / f"seed{suffix}"
+            options = {} if suffix == ".npy" else {"image_size": (15, 9)}
+            write_latent(path, np.ones((1, 2, 2, 4), "f4"), config=SMALL, **options)
+            # The first byte chooses the format.
+            contents.append(bytes([i]) + path.read_bytes())
     else:
         # One stage of two channels: small files are fuzzed more often.
         tiny = AutoencoderTinyConfig(
@@ -85,6 +99,10 @@ def fuzz(kind, folder, seconds):
 
     with atheris.instrument_imports(include=["taesd_jax"]):
         from hostile import outcome
+        from models import SMALL
+
+        from taesd_jax import MediaFileError
+        from taesd_jax.io import read_latent
 
     folder = Path(folder)
     target = folder / "model"
@@ -92,6 +110,12 @@ def fuzz(kind, folder, seconds):
     name = "config.json" if kind == "config" else "diffusion_pytorch_model.safetensors"
 
     def one(content):
+        if kind == "latent":
+            path = target / f"x{LATENT_SUFFIXES[content[0] % 4 if content else 0]}"
+            path.write_bytes(content[1:])
+            with contextlib.suppress(MediaFileError):
+                assert read_latent(path, config=SMALL).latent.ndim == 4
+            return
         (target / name).write_bytes(content)
         outcome(target)
 

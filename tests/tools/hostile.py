@@ -135,10 +135,20 @@ def dropped(raw, rng):
     return join(header, data)
 
 
+def wrapped(raw, rng):
+    """Put the prefixes of wrappers before all names, or before most."""
+    header, data = split(raw)
+    prefixes = ("vae.", "module.", "first_stage_model.", "module._orig_mod.", "vae." * 5)
+    prefix, share = prefixes[rng.integers(len(prefixes))], rng.choice([1, 0.9])
+    kept = [name for name in tensors_of(header) if rng.random() >= share]
+    kept.append("__metadata__")
+    return join({name if name in kept else prefix + name: header[name] for name in header}, data)
+
+
 MUTATIONS = (
     *(truncated, extended, flipped, header_flipped, reordered, exchanged, duplicated),
     *(huge_header, lying_header, overlapping, not_finite, other_dtype, other_shape),
-    *(empty_tensor, renamed, dropped),
+    *(empty_tensor, renamed, dropped, wrapped),
 )
 
 

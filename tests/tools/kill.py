@@ -26,7 +26,8 @@ import taesd_jax
 from taesd_jax import cli
 
 # How often each is killed, of 30 times in all: those that compute take longer.
-JOBS = {"save": 16, "convert": 8, "decode": 4, "fit-thumbnails": 2}
+JOBS = {"save": 12, "convert": 6, "encode": 4, "decode": 4, "roundtrip": 2, "fit-thumbnails": 2}
+SUFFIXES = {"decode": ".npy", "encode": ".npz", "roundtrip": ".png"}
 
 
 class Job:
@@ -40,7 +41,7 @@ class Job:
     def __init__(self, name, folder):
         self.name, self.folder = name, Path(folder)
         self.models = [random_model(SMALL, seed) for seed in (0, 1)]
-        self.target = self.folder / ("result.npy" if name == "decode" else "result.safetensors")
+        self.target = self.folder / f"result{SUFFIXES.get(name, '.safetensors')}"
         self.sources = [self.folder / f"source-{i}.safetensors" for i in (0, 1)]
         for path, model in zip(self.sources, self.models, strict=True):
             taesd_jax.save(path, *model, format="flax")
@@ -60,8 +61,7 @@ class Job:
         arguments = {
             "convert": ["convert", source, target],
             "decode": ["decode", str(self.latents[which]), "--model", source, "-o", target],
-            "fit-thumbnails": ["fit-thumbnails", str(self.image), "--model", source, "-o", target],
-        }[self.name]
+        }.get(self.name, [self.name, str(self.image), "--model", source, "-o", target])
         if self.name == "fit-thumbnails":
             # An entry beside the old one, or in its place.
             arguments += ["--name", f"entry-{which}", "--side", "320"]

@@ -51,6 +51,7 @@ def theirs(tmp_path_factory):
     return path.read_bytes()
 
 
+@pytest.mark.filterwarnings("ignore:config fields unknown")
 @pytest.mark.parametrize("mutate", MUTATIONS, ids=lambda mutate: mutate.__name__)
 def test_what_we_wrote_is_itself_or_an_error(mutate, ours, tmp_path):
     raw, whole = ours
@@ -68,6 +69,7 @@ def test_what_we_wrote_is_itself_or_an_error(mutate, ours, tmp_path):
     run()
 
 
+@pytest.mark.filterwarnings("ignore:config fields unknown")
 @pytest.mark.parametrize("mutate", MUTATIONS, ids=lambda mutate: mutate.__name__)
 def test_files_of_others_give_a_whole_model_or_an_error(mutate, theirs, tmp_path):
     path = tmp_path / "x.safetensors"

@@ -1,6 +1,7 @@
 """Hub ids, through the real client, on a cache of the layout that it writes."""
 
 import re
+from unittest.mock import MagicMock
 
 import pytest
 from models import SMALL, random_model, random_state
@@ -85,6 +86,7 @@ def test_a_variants_name_asks_for_the_authors_repository(monkeypatch):
         raise huggingface_hub.errors.LocalEntryNotFoundError("not here")
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.utils, "get_session", MagicMock)  # a hub that answers
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     for name in taesd_jax.VARIANTS:
         asked.clear()
@@ -94,8 +96,6 @@ def test_a_variants_name_asks_for_the_authors_repository(monkeypatch):
 
 
 def hub_error(name):
-    from unittest.mock import MagicMock
-
     from huggingface_hub import errors
 
     kind = getattr(errors, name)
@@ -132,6 +132,7 @@ def test_hub_errors_say_what_to_do(monkeypatch, name, kind, message):
         raise hub_error(name)
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.utils, "get_session", MagicMock)  # a hub that answers
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
     with pytest.raises(kind, match=message):
         taesd_jax.load("a/b", revision="v9")

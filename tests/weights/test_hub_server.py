@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -219,3 +221,36 @@ def test_all_files_are_of_one_commit(hub, client, models, place):
         del hub.after[FILE]
     asked = {path for _, path in hub.requests if "some/branch" in path and "config" in path}
     assert asked == {f"/some/branch/resolve/{first}/config.json"}
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line_in_seconds(tmp_path):
+    env = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "NO_PROXY": "*"}
+    code = "import sys; from taesd_jax.cli import main; sys.exit(main(sys.argv[1:]))"
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code, "info", "taesd"],
+        env=env | {"HF_HUB_CACHE": str(tmp_path), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    # The client's own retries take 23 s; the rest is what importing takes on a busy machine.
+    assert time.monotonic() - start < 23
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(
+        r"taesd-jax: error: madebyollin/taesd .*127\.0\.0\.1:9.*refused\n", done.stderr
+    )
+
+
+def test_what_is_cached_loads_while_the_hub_cannot_be_reached(hub, client, models, place):
+    files, whole = models[0]
+    hub.publish("some/kept", files)
+    assert client.load("some/kept", **place) == whole
+    cut_off = Client(hub, HF_ENDPOINT="http://127.0.0.1:9")
+    try:
+        assert cut_off.load("some/kept", **place) == whole
+        answer = cut_off.load("some/absent", **place)
+    finally:
+        cut_off.close()
+    assert answer["error"] == "CheckpointNotFoundError"
+    assert "cannot be reached" in answer["message"]

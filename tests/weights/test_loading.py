@@ -189,7 +189,7 @@ class TestBrokenFiles:
 
     def test_other_dtypes(self, file):
         save_file({"1.weight": np.zeros((8, 4, 3, 3), np.int8)}, file)
-        self.refuse(file, r"F32, F16, BF16.*1\.weight.*I8")
+        self.refuse(file, r"float32, float16, bfloat16.*1\.weight.*I8")
 
     def test_folder_in_place_of_a_file(self, tmp_path):
         (tmp_path / "x.safetensors").mkdir()

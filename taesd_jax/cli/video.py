@@ -1,0 +1,152 @@
+"""The commands `taesd-jax decode-video` and `encode-video`."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import MediaFileError, UsageError, one_line
+from ..io.arrays import open_array
+from ..io.files import reading, signature, write_files
+from ..io.images import from_uint8, pad_image
+from ..io.latents import check_finite
+from ..io.videos import check_video_path, read_video, write_video
+from ..video import VIDEO_VARIANTS, AutoencoderTinyVideo, num_frames
+from .options import positive_integer, say
+from .outputs import add_overwrite, check_not_inputs, check_outputs, file_name
+
+
+def add_decode_video_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `taesd-jax decode-video`."""
+    add = parser.add_argument
+    text = "a .npy file, also larger than memory, or a .npz file of one array: (t, h, w, z)"
+    add("latents", help=text)
+    text = "a folder, for numbered PNG files, or a .mp4, .mkv, .mov or .webm file, with PyAV"
+    add("-o", "--output", type=file_name, required=True, help=text)
+    text = "axes of the latents (default: %(default)s)"
+    add("--data-format", type=str.upper, choices=("THWC", "CTHW"), default="THWC", help=text)
+    add("--fps", type=_rate, default=24, help="frames a second (default: %(default)s)")
+    _add_common_arguments(parser)
+
+
+def run_decode_video(args: argparse.Namespace) -> int:
+    """Decode latents into a video, in memory that does not grow with its length."""
+    source, target = Path(args.latents), Path(args.output)
+    check_not_inputs(args, [target])
+    check_video_path(target)
+    if target.suffix:
+        check_outputs(args, [target])
+    vae = _load(args)
+    latents = _read(source, args.data_format)
+    total = num_frames(latents.shape[1], config=vae.config)
+    frames = _progress(_frames(vae, latents), total, source)
+    count = write_video(target, frames, fps=args.fps, software=signature("decode-video"))
+    height, width = (vae.config.spatial_factor * side for side in latents.shape[2:4])
+    say(f"{target}: {count} frames of {width}x{height}")
+    return 0
+
+
+def add_encode_video_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `taesd-jax encode-video`."""
+    add = parser.add_argument
+    add("video", help="a video file, with PyAV, or a folder of images in the order of their names")
+    text = "a .npy file, for latents (t, h, w, z)"
+    add("-o", "--output", type=file_name, required=True, help=text)
+    _add_common_arguments(parser)
+
+
+def run_encode_video(args: argparse.Namespace) -> int:
+    """Encode a video into latents; of its frames only those of one step are in memory."""
+    source, target = Path(args.video), Path(args.output)
+    if target.suffix.lower() != ".npy":
+        raise UsageError(f"-o {target}: latents are written as .npy")
+    check_outputs(args, [target])
+    vae = _load(args)
+    multiple = vae.config.spatial_factor
+    frames = (from_uint8(pixels) for pixels in _progress(read_video(source), None, source))
+    padded = (pad_image(frame, multiple)[None] for frame in frames)
+    # .npy cannot hold bfloat16.
+    latents = [np.asarray(part[0], np.float32) for part in vae.iter_encode(padded)]
+    joined = np.concatenate(latents)
+    check_finite(joined)
+    buffer = io.BytesIO()
+    np.save(buffer, joined)
+    write_files({target: buffer.getvalue()})
+    say(f"{target}: latents {'x'.join(map(str, joined.shape))}")
+    return 0
+
+
+def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", required=True, help="a safetensors file of published names")
+    text = "the variant, where the name of the file and its tensors leave several"
+    add("--variant", choices=tuple(VIDEO_VARIANTS), help=text)
+    text = "latents computed at a time (default: %(default)s)"
+    add("--chunk", type=positive_integer, default=1, help=text)
+    text = "dtype of the computation (default: %(default)s)"
+    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help=text)
+    add_overwrite(parser)
+
+
+def _load(args: argparse.Namespace) -> AutoencoderTinyVideo:
+    return AutoencoderTinyVideo.from_pretrained(
+        args.model, args.variant, dtype=args.dtype, chunk=args.chunk
+    )
+
+
+def _read(path: Path, data_format: str) -> np.ndarray:
+    """Return latents (1, t, h, w, z), mapped from the file if it is .npy."""
+    if path.suffix.lower() == ".npz":
+        with reading(path), np.load(path, allow_pickle=False) as archive:
+            if len(archive.files) != 1:
+                names = ", ".join(archive.files)
+                raise MediaFileError(f"{path}: expected one array, got {names}")
+            latents = archive[archive.files[0]]
+    else:
+        latents = open_array(path)
+    if latents.ndim == 5 and latents.shape[0] == 1:
+        latents = latents[0]
+    if latents.ndim != 4:
+        raise MediaFileError(f"{path}: expected latents (t, h, w, z), got shape {latents.shape}")
+    if data_format == "CTHW":
+        latents = np.moveaxis(latents, 0, -1)
+    for latent in latents:
+        check_finite(latent)
+    return latents[None]
+
+
+def _frames(vae: AutoencoderTinyVideo, latents: np.ndarray) -> Iterator[np.ndarray]:
+    for frames in vae.iter_decode(latents, out_dtype="uint8"):
+        yield from np.asarray(frames[0])
+
+
+def _progress(frames: Iterator[Any], total: int | None, source: Path) -> Iterator[Any]:
+    """Yield frames, and count them on a terminal."""
+    if not sys.stderr.isatty():
+        yield from frames
+        return
+    try:
+        for i, frame in enumerate(frames, 1):
+            yield frame
+            of_total = f" of {total}" if total else ""
+            text = f"\r\033[K{one_line(source)}: frame {i}{of_total}"
+            print(text, end="", file=sys.stderr, flush=True)
+    finally:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _rate(text: str) -> float:
+    """Parse frames a second."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1000:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, at most 1000, got {text!r}")
+    return value

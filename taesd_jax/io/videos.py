@@ -1,0 +1,170 @@
+"""Videos, frame by frame: images in a folder, or a file, with PyAV."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import MediaFileError
+from .files import reading, resolve_target, write_files
+from .images import read_pixels
+from .listing import list_images
+
+# The encoder of each kind of file.
+_CODECS = {".mp4": "libx264", ".mkv": "libx264", ".mov": "libx264", ".webm": "libvpx-vp9"}
+_FRAMES = "frame_*.png"
+# FFmpeg's number of that matrix.
+_BT709 = 1
+
+
+def read_video(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
+    """Read the frames of a video as 8-bit pixels (h, w, 3), one at a time.
+
+    Args:
+        path: A folder of images, taken in the order of their names; or a file, which needs PyAV.
+            The rotation that a phone writes into a file is applied.
+
+    Raises:
+        MediaFileError: There is no such file or folder, it has no frames, or PyAV is not installed.
+    """
+    path = Path(path)
+    if path.is_dir():
+        yield from map(read_pixels, list_images([path]))
+        return
+    with reading(path):
+        if not path.exists():
+            raise FileNotFoundError(path)
+        with _import_av(path).open(str(path)) as container:
+            if not container.streams.video:
+                raise MediaFileError(f"{path}: there is no video in it")
+            for frame in container.decode(video=0):
+                yield np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+
+
+def write_video(
+    path: str | os.PathLike[str],
+    frames: Iterable[np.ndarray],
+    *,
+    fps: float = 24,
+    software: str | None = None,
+) -> int:
+    """Write frames as they come, in memory that does not grow with their number.
+
+    Args:
+        path: A folder without a suffix, for frame_00000.png and so on; or a .mp4, .mkv, .mov or
+            .webm file, which needs PyAV. An existing file is replaced only when the new one is
+            complete.
+        frames: 8-bit pixels (h, w, 3), all of one size.
+        fps: Frames a second, for a file.
+        software: What wrote it, kept in the metadata of a file.
+
+    Returns:
+        The number of frames.
+
+    Raises:
+        MediaFileError: The suffix is another, PyAV is not installed, the folder has frames already,
+            there are no frames, or they cannot be encoded.
+        ValueError: A frame has another shape or dtype.
+    """
+    path = Path(path)
+    check_video_path(path)
+    frames = _checked(frames)
+    count = _encode(path, frames, fps, software) if path.suffix else _write_images(path, frames)
+    if not count:
+        raise MediaFileError(f"{path}: there are no frames to write")
+    return count
+
+
+def check_video_path(path: Path) -> None:
+    """Raise MediaFileError unless `write_video` can write here."""
+    if not path.suffix:
+        if any(path.glob(_FRAMES)):
+            raise MediaFileError(f"{path} has frames already; name another folder")
+        return
+    if path.suffix.lower() not in _CODECS:
+        raise MediaFileError(
+            f"{path}: a video must end with {', '.join(_CODECS)}, or be a folder without a suffix"
+        )
+    _import_av(path)
+
+
+def _write_images(folder: Path, frames: Iterator[np.ndarray]) -> int:
+    from PIL import Image
+
+    count = 0
+    for count, pixels in enumerate(frames, 1):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG")
+        write_files({folder / f"frame_{count - 1:05}.png": buffer.getvalue()})
+    return count
+
+
+def _encode(path: Path, frames: Iterator[np.ndarray], fps: float, software: str | None) -> int:
+    av = _import_av(path)
+    first = next(frames, None)
+    if first is None:
+        return 0
+    target = resolve_target(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{secrets.token_hex(8)}{path.suffix.lower()}")
+    count = 0
+    try:
+        with av.open(str(temporary), "w") as container:
+            if software:
+                container.metadata["comment"] = software
+            stream = _add_stream(container, path, first, fps)
+            for pixels in itertools.chain([first], frames):
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                # Players take files without a label for BT.709; the default is BT.601.
+                frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709")
+                container.mux(stream.encode(frame))
+                count += 1
+            container.mux(stream.encode())
+        os.replace(temporary, target)
+    except av.FFmpegError as error:
+        raise MediaFileError(f"{path}: cannot be encoded: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+def _add_stream(container: Any, path: Path, first: np.ndarray, fps: float) -> Any:
+    height, width, _ = first.shape
+    if height % 2 or width % 2:
+        raise MediaFileError(f"{path}: sides must be even, got {width}x{height}")
+    rate = Fraction(fps).limit_denominator(1001)
+    stream = container.add_stream(_CODECS[path.suffix.lower()], rate=rate)
+    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+    stream.codec_context.colorspace = _BT709
+    return stream
+
+
+def _checked(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    shape = None
+    for frame in frames:
+        pixels = np.asarray(frame)
+        shape = shape or pixels.shape
+        if pixels.dtype != np.uint8 or pixels.shape != shape or shape[2:] != (3,):
+            raise ValueError(
+                f"frames must be 8-bit pixels (h, w, 3) of one size, got {pixels.dtype} "
+                f"{pixels.shape} after {shape}"
+            )
+        yield pixels
+
+
+def _import_av(path: Path) -> Any:
+    try:
+        import av  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError as error:
+        raise MediaFileError(
+            f"{path}: video files need PyAV: pip install 'taesd-jax[video]'; a folder needs nothing"
+        ) from error
+    return av

@@ -1,0 +1,253 @@
+"""Checkpoints of video models: published names, read strictly and written back as they were."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from ..errors import CheckpointError
+from ..io.files import write_files
+from ..model.layers import COMPONENTS, Component, Params
+from ..weights import files
+from ..weights.names import Shape, flax_name, to_flax, to_torch
+from .config import VIDEO_VARIANTS, VideoConfig
+from .layers import build_layers
+
+# The config in the metadata of files that this package writes.
+CONFIG = "video_config"
+
+
+class VideoCheckpoint(NamedTuple):
+    """A loaded checkpoint.
+
+    Attributes:
+        params: {"encoder": ..., "decoder": ...}, numpy arrays in the stored dtype; either component
+            may be absent.
+        config: Its architecture.
+    """
+
+    params: Params
+    config: VideoConfig
+
+
+def load_video(path: str | os.PathLike[str], *, variant: str | None = None) -> VideoCheckpoint:
+    """Load a safetensors file of published names as numpy arrays, in its stored dtype.
+
+    Args:
+        path: The file.
+        variant: A name of `VIDEO_VARIANTS`; by default what the file itself, its name or the shapes
+            of its tensors say.
+
+    Raises:
+        CheckpointNotFoundError: There is no such file.
+        CheckpointError: It is not a model of this family, lists every tensor that is missing,
+            unexpected or mis-shaped; or it may be one of several, and `variant` must tell.
+        ValueError: There is no such variant.
+    """
+    path = Path(path).expanduser()
+    if path.suffix in (".pth", ".pt") and path.is_file():
+        raise CheckpointError(
+            f"{path} is a PyTorch pickle, which is not loaded here: with torch installed, "
+            f"safetensors.torch.save_file(torch.load({str(path)!r}), "
+            f"{str(path.with_suffix('.safetensors'))!r}) makes a file of it that is"
+        )
+    header = files.read_header(path)
+    with _prefixed(path):
+        config = _stored_config(header.metadata)
+        if config is None or variant is not None:
+            config = recognise(header.shapes, variant=variant, name=path.stem)
+        _check_shapes(header.shapes, config)
+    # Only now: the tensors of a file that is no model may be larger than memory.
+    tensors = files.read_tensors(path, header, header.shapes)
+    with _prefixed(path):
+        params = from_tensors(tensors, config=config)
+    return VideoCheckpoint(params, config.replace(name_or_path=str(path)))
+
+
+@contextmanager
+def _prefixed(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def save_video(path: str | os.PathLike[str], params: Params, config: VideoConfig) -> Path:
+    """Write a safetensors file of published names, atomically.
+
+    Args:
+        path: The file.
+        params: {"encoder": ..., "decoder": ...}; either may be absent.
+        config: Architecture; the file carries it as metadata.
+
+    Raises:
+        CheckpointError: The params do not fit config, are not finite, or are of a dtype that files
+            cannot hold.
+    """
+    path = Path(path)
+    tensors = to_tensors(params)
+    _check_shapes({name: tensor.shape for name, tensor in tensors.items()}, config)
+    if unfit := {t.dtype.name for t in tensors.values()} - set(files.DTYPES.values()):
+        raise CheckpointError(
+            f"params must be of {', '.join(files.DTYPES.values())}, got {', '.join(sorted(unfit))}"
+        )
+    _check_finite(tensors)
+    metadata = {"format": "pt", CONFIG: json.dumps(config.to_dict())}
+    write_files({path: files.to_bytes(tensors, metadata)})
+    return path
+
+
+def recognise(
+    shapes: Mapping[str, Shape], *, variant: str | None = None, name: str = ""
+) -> VideoConfig:
+    """Return the config of tensors of published names.
+
+    Args:
+        shapes: Published name -> PyTorch shape.
+        variant: A name of `VIDEO_VARIANTS`, or None.
+        name: Name of the file, which tells the variant where shapes leave several.
+
+    Raises:
+        CheckpointError: They fit no variant, or several that compute differently.
+        ValueError: There is no such variant.
+    """
+    if variant is not None:
+        return select_variant(variant)
+    fitting = {name: row for name, row in VIDEO_VARIANTS.items() if not difference(shapes, row)}
+    for word in _words(name):
+        if word in fitting:
+            return fitting[word]
+    if len(set(fitting.values())) == 1:
+        return next(iter(fitting.values()))
+    if fitting:
+        raise CheckpointError(
+            f"the tensors fit {' and '.join(fitting)}, which compute differently: say which with "
+            f"variant="
+        )
+    nearest = min(VIDEO_VARIANTS, key=lambda row: len(difference(shapes, VIDEO_VARIANTS[row])))
+    lines = difference(shapes, VIDEO_VARIANTS[nearest])
+    raise CheckpointError(
+        f"the tensors fit no video model of this family; the nearest is {nearest}:\n"
+        + "\n".join(lines)
+    )
+
+
+def select_variant(name: str) -> VideoConfig:
+    """Return a row of `VIDEO_VARIANTS`, or raise ValueError with their names."""
+    if name not in VIDEO_VARIANTS:
+        raise ValueError(f"variant must be one of {', '.join(VIDEO_VARIANTS)}, got {name!r}")
+    return VIDEO_VARIANTS[name]
+
+
+def difference(shapes: Mapping[str, Shape], config: VideoConfig) -> list[str]:
+    """List the tensors in which `shapes` differ from those of `config`, a line for each.
+
+    A component that has no tensor at all is not missed, unless both have none.
+    """
+    if not shapes:
+        return ["  no tensors"]
+    expected = tensor_shapes(config)
+    present = {name.split(".")[0] for name in shapes}
+    lines = [
+        f"  {name}: missing"
+        for name in expected
+        if name not in shapes and name.split(".")[0] in present
+    ]
+    lines += [f"  {name}: unexpected" for name in shapes if name not in expected]
+    return lines + [
+        f"  {name}: expected shape {expected[name]}, got {tuple(shape)}"
+        for name, shape in shapes.items()
+        if name in expected and expected[name] != tuple(shape)
+    ]
+
+
+def tensor_shapes(config: VideoConfig) -> dict[str, Shape]:
+    """Return published name -> PyTorch shape of every tensor of encoder and decoder.
+
+    >>> tensor_shapes(VideoConfig())["decoder.7.conv.weight"]
+    (256, 256, 1, 1)
+    """
+    shapes: dict[str, Shape] = {}
+    for component in COMPONENTS:
+        for layer in build_layers(component, config):
+            for part in layer.convs:
+                prefix = ".".join(filter(None, (component, str(layer.index), part.name)))
+                depth = part.in_channels // part.groups
+                shapes[f"{prefix}.weight"] = (part.out_channels, depth, part.size, part.size)
+                if part.bias:
+                    shapes[f"{prefix}.bias"] = (part.out_channels,)
+    return shapes
+
+
+def from_tensors(tensors: Mapping[str, np.ndarray], *, config: VideoConfig) -> Params:
+    """Return the params of tensors by their published names, as of a PyTorch state dict.
+
+    Args:
+        tensors: Published name -> tensor.
+        config: Architecture.
+
+    Raises:
+        CheckpointError: The tensors are not those of config, or hold NaN or infinity.
+    """
+    _check_shapes({name: np.shape(tensor) for name, tensor in tensors.items()}, config)
+    _check_finite(tensors)
+    params: Params = {}
+    for name, tensor in tensors.items():
+        component, key = name.split(".", 1)
+        *path, leaf = flax_name(key, cast(Component, component)).split(".")
+        branch = params
+        for word in path:
+            branch = branch.setdefault(word, {})
+        branch[leaf] = to_flax(tensor)
+    return params
+
+
+def to_tensors(params: Params) -> dict[str, np.ndarray]:
+    """Undo `from_tensors`."""
+    tensors: dict[str, np.ndarray] = {}
+
+    def walk(tree: Any, path: tuple[str, ...]) -> None:
+        if isinstance(tree, Mapping):
+            for word, branch in tree.items():
+                walk(branch, (*path, word))
+            return
+        words = ".".join(path).replace("layers_", "").replace("conv_", "conv.")
+        name = words.replace("kernel", "weight")
+        tensors[name] = to_torch(np.asarray(tree))
+
+    walk(params, ())
+    return tensors
+
+
+def _check_shapes(shapes: Mapping[str, Shape], config: VideoConfig) -> None:
+    if lines := difference(shapes, config):
+        raise CheckpointError("the tensors are not those of the config:\n" + "\n".join(lines))
+
+
+def _check_finite(tensors: Mapping[str, np.ndarray]) -> None:
+    bad = [n for n, tensor in tensors.items() if not np.isfinite(tensor.astype(np.float32)).all()]
+    if bad:
+        raise CheckpointError(f"tensors with NaN or infinity: {', '.join(bad)}")
+
+
+def _stored_config(metadata: Mapping[str, str]) -> VideoConfig | None:
+    if CONFIG not in metadata:
+        return None
+    fields = files.parse_json(metadata[CONFIG], "its config")
+    try:
+        return VideoConfig.from_dict(fields)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"its config: {error}") from error
+
+
+def _words(name: str) -> list[str]:
+    """Return what of a file's name may be a variant's: its leading parts, the longest first."""
+    parts = re.split(r"[^a-z0-9]+", name.lower())
+    return ["_".join(parts[:n]) for n in range(len(parts), 0, -1)]
