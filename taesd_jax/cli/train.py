@@ -25,7 +25,7 @@ from .options import MODEL_HELP, load_vae, positive_integer, say
 from .outputs import add_overwrite, check_not_inputs, check_outputs, file_name
 
 _DEFAULT = "(default: %(default)s)"
-# Each group of arguments with its fields of the recipe, after those that are no plain numbers.
+# Groups of arguments, and the fields of a recipe that each has.
 _GROUPS = {
     "student and teacher": ("frozen_stages",),
     "losses": ("teacher_blend", "sharpen", "replay_size"),

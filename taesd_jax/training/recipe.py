@@ -65,11 +65,7 @@ class Recipe:
         None, 1, inf, "number of different crops, with cached results (default: no limit)", kind=int
     )
     learning_rate: float | None = _number(
-        None,
-        1e-12,
-        inf,
-        "peak learning rate (default: 8e-3, of amsgrad 3e-4)",
-        kind=float,
+        None, 1e-12, inf, "peak learning rate (default: 8e-3; amsgrad: 3e-4)", kind=float
     )
     warmup: int = _number(100, 0, inf, "steps up to the peak, at most a quarter of all")
     ema_decay: float = _number(0.999, 0, 0.99999, "decay of the average of params that is kept")

@@ -26,15 +26,7 @@ _CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 # may hold an image in memory.
 _THREADS = min(_CPUS, 16)
 _READ_AHEAD = 16  # batches or blocks that are cut before they are needed
-_CROP_FIELDS = (
-    "num_crops",
-    "crop_size",
-    "seed",
-    "max_downscale",
-    "hue",
-    "saturation",
-    "crop_candidates",
-)
+_CROPS = ("num_crops", "crop_size", "seed", "max_downscale", "hue", "saturation", "crop_candidates")
 
 
 class TeacherCache:
@@ -54,7 +46,7 @@ class TeacherCache:
         self.folder, self.crops, self.teacher = folder, crops, teacher
         self.count = crops.recipe.num_crops
         self._names = ("image", "latent") + ("decoded",) * bool(crops.recipe.teacher_blend)
-        self._metadata = {name: getattr(crops.recipe, name) for name in _CROP_FIELDS} | {
+        self._metadata = {name: getattr(crops.recipe, name) for name in _CROPS} | {
             "images": describe_images(crops.images),
             "teacher": teacher_digest,
         }

@@ -155,7 +155,9 @@ def _check_resume(folder: Path, options: RunOptions) -> None:
     """Raise TrainingError unless the folder has a training run where one is to be resumed."""
     if records.list_checkpoints(folder):
         if not (folder / RECIPE_FILE).exists():
-            raise TrainingError(f"{folder} has checkpoints but no {RECIPE_FILE}; name another")
+            raise TrainingError(
+                f"{folder} has checkpoints but no {RECIPE_FILE}; name another folder"
+            )
         if not options.resume:
             raise TrainingError(f"{folder} has a training run; resume it, or name another folder")
     elif options.resume is True:
