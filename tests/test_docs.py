@@ -35,9 +35,15 @@ def hub(tmp_path_factory, monkeypatch):
 @pytest.fixture
 def photo_folder(working_folder, photos):
     """An empty folder but for the photographs that the snippets read."""
-    for name in ("photo.jpg", "photo.tif", "photos/a.jpg", "photos/b.jpg"):
-        Path(name).parent.mkdir(exist_ok=True)
-        write_image(name, photos["coffee"][:64, :48])
+    Path("photos").mkdir()
+    # Those of the folder are trained on, in crops of 96 pixels.
+    for name, side in (
+        ("photo.jpg", 48),
+        ("photo.tif", 48),
+        ("photos/a.jpg", 96),
+        ("photos/b.jpg", 96),
+    ):
+        write_image(name, photos["coffee"][: side + 16, :side])
     return working_folder
 
 
