@@ -49,6 +49,8 @@ def run_bench(args: argparse.Namespace) -> int:
         if size % (factor := VARIANTS[name].spatial_factor):
             raise UsageError(f"sizes must be multiples of {factor} for {name}, got {size}")
     check_outputs(args, [args.json, args.plot])
+    if args.plot:
+        _make_figure(Path(args.plot), 1)
     threads = set_threads(args.threads)
     limits = {dtype: measure_limits(dtype) for dtype in args.dtypes}
     report: dict[str, Any] = {
@@ -158,20 +160,32 @@ def _time(seconds: float) -> str:
     return f"{seconds:.3f} s" if seconds >= 0.1 else f"{1e3 * seconds:.3f} ms"
 
 
-def _plot(report: dict[str, Any], path: Path) -> None:
+def _make_figure(path: Path, count: int) -> tuple[Any, str]:
+    """Return a figure for so many cases and the format of its file.
+
+    Raises:
+        UsageError: matplotlib is not installed, or cannot write such a file.
+    """
     try:
         from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
-        raise ValueError("--plot needs matplotlib: pip install 'taesd-jax[bench]'") from error
+        raise UsageError("--plot needs matplotlib: pip install 'taesd-jax[bench]'") from error
+    figure = Figure(figsize=(8, 2 + 1.6 * count), layout="constrained")
+    kind = path.suffix.removeprefix(".").lower() or "png"
+    if kind not in (kinds := figure.canvas.get_supported_filetypes()):
+        raise UsageError(f"--plot {path}: expected one of {', '.join(sorted(kinds))}")
+    return figure, kind
+
+
+def _plot(report: dict[str, Any], path: Path) -> None:
     cases = report["cases"]
-    figure = Figure(figsize=(8, 2 + 1.6 * len(cases)), layout="constrained")
+    figure, kind = _make_figure(path, len(cases))
     for axes, case in zip(figure.subplots(len(cases), squeeze=False)[:, 0], cases, strict=True):
         runs = [row for row in case["runs"] if row["seconds"]][::-1]
         axes.barh([row["name"] for row in runs], [row["median_s"] for row in runs])
         title = "{variant} {component}, {size}x{size}, batch {batch}, {dtype}"
         axes.set_title(title.format(**case))
         axes.set_xlabel("seconds, median")
-    kind = Path(path).suffix.removeprefix(".") or "png"
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=120)
     write_files({Path(path): buffer.getvalue()})

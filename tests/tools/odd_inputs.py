@@ -81,7 +81,10 @@ def run_command(words):
 
 
 def run_shell(text):
-    done = subprocess.run(["sh", "-c", text], capture_output=True, timeout=300, check=False)
+    # Unbuffered, argparse would ignore a full disk.
+    environment = os.environ | {"PYTHONUNBUFFERED": ""}
+    command = ["sh", "-c", text]
+    done = subprocess.run(command, capture_output=True, timeout=300, check=False, env=environment)
     return done.returncode, done.stderr.decode(errors="replace")
 
 
