@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,9 +14,6 @@ from .files import command_of
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".avif", ".gif")
 # Names the folder of a trained component, whose sheets of samples are in `samples`.
 RECIPE_FILE = "recipe.json"
-# Names that `taesd-jax` gives to its images, and subcommands whose images are no photographs.
-_RESULT = re.compile(r"\.(latent|decoded|roundtrip)(-\d+)?\.\w+$")
-_COMMANDS = ("encode", "roundtrip", "train")
 
 
 def list_images(sources: Iterable[str | os.PathLike[str]]) -> list[Path]:
@@ -81,8 +77,7 @@ def drop_repeated(paths: Iterable[Path]) -> list[Path]:
 
 def _is_result(path: Path) -> bool:
     is_sheet = path.parent.name == "samples" and (path.parent.parent / RECIPE_FILE).exists()
-    named = _RESULT.search(path.name) is not None
     try:
-        return is_sheet or named or command_of(path) in _COMMANDS
+        return is_sheet or bool(command_of(path))
     except MediaFileError:
         return False  # whoever reads it says what is wrong with it

@@ -44,4 +44,7 @@ def test_what_the_command_writes_is_left_out(working_folder):
     for source in (".", "**/*"):
         listed = [path for path in list_images([source]) if path.suffix in IMAGE_SUFFIXES]
         assert [path.name for path in listed] == ["a.png", "b.roundtrip.png"]
-    assert list_images([sheet, "a.roundtrip.png"]) == [sheet, Path("a.roundtrip.png")]  # as named
+    assert list_images([sheet, "a.m.roundtrip.png"]) == [
+        sheet,
+        Path("a.m.roundtrip.png"),
+    ]  # as named
