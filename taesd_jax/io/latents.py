@@ -63,11 +63,7 @@ def write_latent(
         TypeError: The latent is not floating point.
     """
     path, latent = Path(path), np.asarray(latent)
-    if latent.dtype.name not in DTYPES:
-        raise TypeError(f"latent must be {', '.join(DTYPES)}, got {latent.dtype}")
-    if latent.ndim != 4:
-        raise ValueError(f"latent must be (n, h, w, z), got shape {latent.shape}")
-    check_finite(latent)
+    _check_latent(latent)
     fields = make_fields(
         config, image_size=image_size, encoder_sha256=encoder_sha256, software=software
     )
@@ -92,6 +88,14 @@ def write_latent(
         case _:
             raise MediaFileError(f"{path}: a latent's suffix must be one of {', '.join(SUFFIXES)}")
     write_files({path: buffer.getvalue()})
+
+
+def _check_latent(latent: np.ndarray) -> None:
+    if latent.dtype.name not in DTYPES:
+        raise TypeError(f"latent must be {', '.join(DTYPES)}, got {latent.dtype}")
+    if latent.ndim != 4:
+        raise ValueError(f"latent must be (n, h, w, z), got shape {latent.shape}")
+    check_finite(latent)
 
 
 def read_latent(

@@ -48,16 +48,8 @@ def save(
             are not finite.
         ValueError: There is no such format.
     """
-    if format not in (allowed := get_args(Format)):
-        raise ValueError(f"format must be one of {', '.join(allowed)}, got {format!r}")
     path = Path(path)
-    if format != "diffusers" and not path.name:
-        raise CheckpointError(f"format {format!r} needs the name of a file, got {str(path)!r}")
-    if format != "diffusers" and f"{path.name}.".startswith(f"{Path(DIFFUSERS_FILE).stem}."):
-        raise CheckpointError(
-            f"{path}: diffusers would read a file of this name as its own: name another file for "
-            f"format {format!r}"
-        )
+    _check_name(path, format)
     serialised = serialise(params, config, format=format)
     metadata = {"format": "flax" if format == "flax" else "pt"}
     if format != "diffusers":
@@ -72,6 +64,18 @@ def save(
         contents[path / CONFIG_FILE] = _diffusers_json(config).encode()
     write_files(contents)
     return list(contents)
+
+
+def _check_name(path: Path, format: str) -> None:
+    if format not in (allowed := get_args(Format)):
+        raise ValueError(f"format must be one of {', '.join(allowed)}, got {format!r}")
+    if format != "diffusers" and not path.name:
+        raise CheckpointError(f"format {format!r} needs the name of a file, got {str(path)!r}")
+    if format != "diffusers" and f"{path.name}.".startswith(f"{Path(DIFFUSERS_FILE).stem}."):
+        raise CheckpointError(
+            f"{path}: diffusers would read a file of this name as its own: name another file for "
+            f"format {format!r}"
+        )
 
 
 def serialise(
