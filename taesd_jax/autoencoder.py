@@ -15,7 +15,7 @@ from . import weights
 from .config import AutoencoderTinyConfig
 from .model.functional import Computation, init
 from .model.layers import COMPONENTS, Component, Params
-from .model.validation import check_count, check_dtype
+from .model.validation import check_count, check_dtype, check_model
 from .outputs import AutoencoderTinyOutput, DecoderOutput, select_output
 from .strategies.compilation import CompiledComponent, compile_planned
 from .strategies.planner import Execution, Limits, plan, run_planned
@@ -49,7 +49,7 @@ class AutoencoderTiny(ModuleSurface):
         dtype: DTypeLike | None = None,
         memory_budget: int | None = None,
     ):
-        self.params, self.config = params, config
+        self.params, self.config = check_model(params, config)
         self.dtype = None if dtype is None else jnp.dtype(check_dtype(dtype))
         self.memory_budget = Limits(memory_budget).budget
         self._batch_size: int | None = None

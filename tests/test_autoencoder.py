@@ -229,3 +229,16 @@ def test_init_and_save_pretrained(tmp_path):
     )
     assert {p.dtype for p in jax.tree.leaves(wide.params)} == {jnp.dtype("float32")}
     assert wide.decode(latent(SMALL, (1, 1))).sample.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("params", "config", "error", "message"),
+    [
+        (None, SMALL, TypeError, "params must be a dict"),
+        ({}, SMALL, ValueError, "'encoder' or 'decoder'"),
+        ({"decoder": {}}, None, TypeError, "config must be an AutoencoderTinyConfig"),
+    ],
+)
+def test_what_is_no_model_is_refused(params, config, error, message):
+    with pytest.raises(error, match=message):
+        AutoencoderTiny(params, config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from numbers import Real
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from ..config import VARIANTS, AutoencoderTinyConfig
-from .layers import COMPONENTS, Component, scales_of, thumbnail_name
+from .layers import COMPONENTS, Component, Params, scales_of, thumbnail_name
 
 _TRANSPOSE = "transpose it with x.transpose(0, 2, 3, 1)"
 
@@ -38,6 +38,16 @@ def check_scale(scale: Any, component: Component, config: AutoencoderTinyConfig)
         listed = ", ".join(f"1/{thumbnail_name(s)}" for s in scales)
         raise ValueError(f"scale must be 1 or one of ({listed}), got {scale!r}")
     return float(scale)
+
+
+def check_model(params: Any, config: Any) -> tuple[Params, AutoencoderTinyConfig]:
+    """Return params and config, or raise TypeError or ValueError unless they may be a model's."""
+    if not isinstance(params, Mapping):
+        raise TypeError(f"params must be a dict of components, got {type(params).__name__}")
+    if not any(component in params for component in COMPONENTS):
+        raise ValueError(f"params must have 'encoder' or 'decoder', got {sorted(params)}")
+    _check_config(config)
+    return params, config
 
 
 def check_input(component: str, x: ArrayLike, config: AutoencoderTinyConfig) -> None:
