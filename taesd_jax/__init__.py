@@ -30,7 +30,8 @@ def __getattr__(name: str) -> Any:
                 raise ModuleNotFoundError(f"{error.name} {advice}", name=error.name) from error
     public = importlib.import_module(f"{__name__}.public")
     if name == "__all__" or name in public.__all__:
-        return getattr(public, name)
+        globals()[name] = getattr(public, name)
+        return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

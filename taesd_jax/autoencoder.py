@@ -29,7 +29,7 @@ class AutoencoderTiny(ModuleSurface):
     """Hold params and config of a tiny autoencoder; a pytree whose leaves are the params.
 
     Args:
-        params: {"encoder": ..., "decoder": ..., "thumbnails": ...}; any may be absent.
+        params: {"encoder": ..., "decoder": ..., "thumbnails": ...}; one component is enough.
         config: Architecture.
         dtype: Dtype of the computation and of the results; the input's by default.
         memory_budget: Bytes that a call may use beside params, input and result; by default an
@@ -227,7 +227,8 @@ class AutoencoderTiny(ModuleSurface):
 
     def __hash__(self) -> int:
         """Raise TypeError: results would be stale once the params of a static argument change."""
-        raise TypeError("a model is unhashable: pass it to jax.jit as an ordinary argument")
+        advice = "jax.jit a function that takes it, lambda vae, x: vae.decode(x)"
+        raise TypeError(f"a model is unhashable: {advice}")
 
     def __repr__(self) -> str:
         """Name the variant, components and dtype."""

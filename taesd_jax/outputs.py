@@ -23,6 +23,10 @@ class _ByName:
             raise KeyError(f"the output has {', '.join(self._fields)}, no {key!r}")
         return getattr(self, key)
 
+    def __contains__(self, key: object) -> bool:
+        """Return whether the output has a name."""
+        return key in self._fields
+
     def keys(self) -> tuple[str, ...]:
         """Return the names."""
         return self._fields

@@ -89,14 +89,16 @@ class ModuleSurface:
             dtype = target
         if isinstance(device, str):
             raise TypeError(f"a device is one of jax.devices(), got {device!r}")
+        params = self.params
         if dtype is not None:
             try:
-                self.dtype = dtype = jnp.dtype(check_dtype(dtype))
+                dtype = jax.dtypes.canonicalize_dtype(check_dtype(dtype))
             except TypeError as error:
                 raise TypeError(f"{error}; a device is one of jax.devices()") from error
-            self.params = jax.tree.map(lambda p: p.astype(dtype), self.params)
+            params = jax.tree.map(lambda p: p.astype(dtype), params)
         if device is not None:
-            self.params = jax.device_put(self.params, device)
+            params = jax.device_put(params, device)
+        self.params, self.dtype = params, dtype or self.dtype
         return self
 
     def eval(self) -> Self:

@@ -57,6 +57,8 @@ def output_paths(
         results = [Path(output) / name for name in names]
     else:
         folder = f"{Path(output).with_suffix('')}/"
+        if Path(folder).is_file():
+            folder = "results/"
         if len(inputs) > 1:
             raise UsageError(
                 f"-o {output} is one file for {len(inputs)} inputs; name a folder, -o {folder}"

@@ -15,6 +15,7 @@ from ..errors import MediaFileError, UsageError, one_line
 from ..io.arrays import open_array
 from ..io.files import reading, signature, write_files
 from ..io.images import from_uint8, pad_image
+from ..io.latent_content import check_archive
 from ..io.latents import check_finite
 from ..io.videos import check_video_path, read_video, write_video
 from ..video import VIDEO_VARIANTS, AutoencoderTinyVideo, num_frames
@@ -103,6 +104,7 @@ def _load(args: argparse.Namespace) -> AutoencoderTinyVideo:
 def _read(path: Path, data_format: str) -> np.ndarray:
     """Return latents (1, t, h, w, z), mapped from the file if it is .npy."""
     if path.suffix.lower() == ".npz":
+        check_archive(path)
         with reading(path), np.load(path, allow_pickle=False) as archive:
             if len(archive.files) != 1:
                 names = ", ".join(archive.files)
@@ -147,6 +149,6 @@ def _rate(text: str) -> float:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not 0 < value <= 1000:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, at most 1000, got {text!r}")
+    if not 0.01 <= value <= 1000:
+        raise argparse.ArgumentTypeError(f"expected a number of 0.01 to 1000, got {text!r}")
     return value

@@ -78,7 +78,7 @@ def read_content(path: Path, *, config: AutoencoderTinyConfig, key: str | None) 
 def _read_npz(path: Path, config: AutoencoderTinyConfig, key: str | None) -> Content:
     if not zipfile.is_zipfile(path):
         raise MediaFileError(f"{path}: not a .npz archive; a single array is an .npy file")
-    _check_archive(path)
+    check_archive(path)
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
         fields = {name: file[name].tolist() for name in FIELDS if name in file.files}
         fields = {k: v.decode() if isinstance(v, bytes) else v for k, v in fields.items()}
@@ -102,7 +102,7 @@ def _read_torch(path: Path, config: AutoencoderTinyConfig, key: str | None) -> C
     except ModuleNotFoundError as error:
         raise MediaFileError(f"{path}: {path.suffix} files need torch; or save .npy") from error
     if zipfile.is_zipfile(path):
-        _check_archive(path)
+        check_archive(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # its message is a page on how to trust the file
@@ -158,7 +158,7 @@ def _interpret(
     return Content(array, fields, fields.get("data_format"))
 
 
-def _check_archive(path: Path) -> None:
+def check_archive(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         _check_size(path, sum(member.file_size for member in archive.infolist()))
 

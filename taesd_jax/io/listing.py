@@ -53,7 +53,10 @@ def find_images(source: str) -> list[Path]:
         files = [p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES]
     else:
         files = [Path(p) for p in glob.glob(source, recursive=True)]
-    files = [p for p in sorted(files) if p.is_file() and not _is_result(p)]
+    matches = [p for p in sorted(files) if p.is_file()]
+    files = [p for p in matches if not _is_result(p)]
+    if matches and not files:
+        raise MediaFileError(f"taesd-jax wrote all images in {source!r}; name the files themselves")
     if not files:
         suffixes = ", ".join(IMAGE_SUFFIXES)
         raise MediaFileError(f"no images in {source!r}; they end with {suffixes}")

@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import MediaFileError
 from .files import reading, resolve_target, write_files
 from .images import read_pixels
-from .listing import list_images
+from .listing import IMAGE_SUFFIXES
 
 # The encoder of each kind of file.
 _CODECS = {".mp4": "libx264", ".mkv": "libx264", ".mov": "libx264", ".webm": "libvpx-vp9"}
@@ -37,7 +37,10 @@ def read_video(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
     """
     path = Path(path)
     if path.is_dir():
-        yield from map(read_pixels, list_images([path]))
+        images = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        if not images:
+            raise MediaFileError(f"{path}: there are no images in it")
+        yield from map(read_pixels, images)
         return
     with reading(path):
         if not path.exists():
@@ -87,7 +90,7 @@ def check_video_path(path: Path) -> None:
     """Raise MediaFileError unless `write_video` can write here."""
     if not path.suffix:
         if any(path.glob(_FRAMES)):
-            raise MediaFileError(f"{path} has frames already; name another folder")
+            raise MediaFileError(f"{path} has frames, which are not replaced; name another folder")
         return
     if path.suffix.lower() not in _CODECS:
         raise MediaFileError(
@@ -103,7 +106,7 @@ def _write_images(folder: Path, frames: Iterator[np.ndarray]) -> int:
     for count, pixels in enumerate(frames, 1):
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG")
-        write_files({folder / f"frame_{count - 1:05}.png": buffer.getvalue()})
+        write_files({folder / f"frame_{count - 1:08}.png": buffer.getvalue()})
     return count
 
 

@@ -18,7 +18,7 @@ from .layers import Component
 
 # Models are trained on images of [-1, 1]. An image of 8 bits exceeds this unless it is all but
 # black.
-LARGEST_IMAGE = 4.0
+LARGEST_IMAGE = 8.0
 # Latents beyond +-3, of the published models: 3 % at most on photographs, 22 % on a black image
 # (taef1); of Stable Diffusion's full VAEs 38 % or more. Other VAEs' latents are too alike to tell.
 LARGE_LATENT = 3.0
@@ -36,9 +36,7 @@ def as_jax(x: ArrayLike) -> jax.Array:
 
 
 def check_values(x: Any, component: Component) -> None:
-    """Check the values of x if it is a NumPy array; NaN and infinity pass.
-
-    It warns of latents that are probably in the scale of a full VAE.
+    """Check the range of x if it is a NumPy array; NaN and infinity pass.
 
     Raises:
         ValueError: Images are far outside [-1, 1], or float64 values beyond float32.
@@ -57,19 +55,24 @@ def check_values(x: Any, component: Component) -> None:
             f"latent has values beyond float32, got {low:g} to {high:g}; to compute in float64 set "
             f"jax_enable_x64"
         )
-    if component == "decoder" and largest > LARGE_LATENT:
-        share = np.count_nonzero(np.abs(x) > LARGE_LATENT) / x.size
-        if share > LARGE_SHARE:
-            warnings.warn(
-                f"over {LARGE_SHARE:.0%} of the latents are beyond +-{LARGE_LATENT:g}: convert "
-                f"latents of a full VAE with taesd_jax.from_vae_latents, noisy ones with "
-                f"taesd_jax.previews.predict_x0",
-                stacklevel=2,
-            )
+
+
+def warn_of_scale(x: Any) -> None:
+    """Warn of NumPy latents that are probably in the scale of a full VAE, or noisy."""
+    if not isinstance(x, np.ndarray) or not x.size:
+        return
+    share = np.count_nonzero(np.abs(x) > x.dtype.type(LARGE_LATENT)) / x.size
+    if share > LARGE_SHARE:
+        warnings.warn(
+            f"over {LARGE_SHARE:.0%} of the latents are beyond +-{LARGE_LATENT:g}: convert those of "
+            f"the full VAE of Stable Diffusion with taesd_jax.from_vae_latents, and noisy ones with "
+            f"taesd_jax.previews.predict_x0",
+            stacklevel=2,
+        )
 
 
 def _scaling(low: float, high: float) -> str:
     if low < 0 or high > 65535:
         return "scale it to that range"
-    half = 127.5 if high <= 255 else 32767.5
+    half = 127.5 if high <= 300 else 32767.5  # resizing may overshoot 255
     return f"divide values of 0 to {2 * half:g} by {half:g} and subtract 1"

@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from ..config import VARIANTS, AutoencoderTinyConfig
-from .layers import COMPONENTS, Component, Params, scales_of, thumbnail_name
+from .layers import COMPONENTS, Component, scales_of, thumbnail_name
 
 _TRANSPOSE = "transpose it with x.transpose(0, 2, 3, 1)"
 
@@ -40,7 +40,7 @@ def check_scale(scale: Any, component: Component, config: AutoencoderTinyConfig)
     return float(scale)
 
 
-def check_model(params: Any, config: Any) -> tuple[Params, AutoencoderTinyConfig]:
+def check_model(params: Any, config: Any) -> tuple[Any, AutoencoderTinyConfig]:
     """Return params and config, or raise TypeError or ValueError unless they may be a model's."""
     if not isinstance(params, Mapping):
         raise TypeError(f"params must be a dict of components, got {type(params).__name__}")

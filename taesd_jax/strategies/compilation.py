@@ -37,7 +37,7 @@ class CompiledComponent:
 def compile_planned(
     model: Any, x: jax.ShapeDtypeStruct, computation: Computation, limits: Limits
 ) -> CompiledComponent:
-    """Choose how to run and compile that, for a model that holds `params`."""
+    """Choose how to run and compile that, for a pytree `model` that has params."""
     execution = plan(model.params, x, computation, limits)
     computation = with_engine(model.params, x, computation, execution.strategy)
 

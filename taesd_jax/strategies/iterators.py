@@ -13,7 +13,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from ..config import AutoencoderTinyConfig
 from ..model.functional import Computation, Params, bind, finish, select_component
-from ..model.inputs import check_values, copy_native
+from ..model.inputs import check_values, copy_native, warn_of_scale
 from ..model.layers import build_layers
 from ..model.validation import check_count
 from .geometry import Geometry, size_after
@@ -85,6 +85,8 @@ def _iterate(
     height = size_after(build_layers(component, config), x.shape[1])
     if check_count("start", start, least=0) >= height:
         raise ValueError(f"start must be a row from 0 to {height - 1}, got {start}")
+    if component == "decoder":
+        warn_of_scale(x)
     rows = _decoded_rows if component == "decoder" else _encoded_rows
     return rows(select_component(params, component), x, computation, geometry, start)
 

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike, DTypeLike
 from ..config import AutoencoderTinyConfig
 from ..kernels import ONEDNN_OPTIONS, XLA, Engine, count_multiprocessors, has_onednn, is_half
 from ..model.functional import Computation, Params, apply, bind, finish, select_component
-from ..model.inputs import check_values
+from ..model.inputs import check_values, warn_of_scale
 from ..model.thumbnails import apply_thumbnail, select_head
 from ..model.validation import check_count
 from .geometry import Geometry
@@ -147,6 +147,8 @@ def run(
     if computation.engine is None:
         computation = with_engine(params, x, computation, strategy)
     check_values(x, computation.component)
+    if computation.component == "decoder":
+        warn_of_scale(x)
     if isinstance(strategy, Tiles) and is_on_cpu(x, params):
         geometry = Geometry.of(strategy, computation.component, computation.config)
         return run_tiles_on_host(params, x, computation, geometry, batch_size)

@@ -55,7 +55,7 @@ def load_video(path: str | os.PathLike[str], *, variant: str | None = None) -> V
         raise CheckpointError(
             f"{path} is a PyTorch pickle, which is not loaded here: with torch installed, "
             f"safetensors.torch.save_file(torch.load({str(path)!r}), "
-            f"{str(path.with_suffix('.safetensors'))!r}) makes a file of it that is"
+            f"{str(path.with_suffix('.safetensors'))!r}) makes one that can be loaded"
         )
     header = files.read_header(path)
     with _prefixed(path):
@@ -133,7 +133,7 @@ def recognise(
     if fitting:
         raise CheckpointError(
             f"the tensors fit {' and '.join(fitting)}, which compute differently: say which with "
-            f"variant="
+            f"variant (--variant)"
         )
     nearest = min(VIDEO_VARIANTS, key=lambda row: len(difference(shapes, VIDEO_VARIANTS[row])))
     lines = difference(shapes, VIDEO_VARIANTS[nearest])

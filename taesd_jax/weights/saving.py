@@ -93,7 +93,7 @@ def serialise(
         raise CheckpointError(
             f"diffusers' AutoencoderTiny cannot express {config.variant or 'this model'} "
             f"(GroupNorm branch, 32x stem or widths that differ by stage); write format "
-            f"'original', 'comfyui' or 'flax'"
+            f"(--to) 'original', 'comfyui' or 'flax'"
         )
     if format in ("diffusers", "comfyui") and len(components) == 1:
         raise CheckpointError(

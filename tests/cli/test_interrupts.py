@@ -171,7 +171,7 @@ def test_names_that_are_no_text(locale, work):
     done = run("info", b"\xff\n.safetensors")
     assert done.returncode == 1
     assert done.stderr.count(b"\n") == 1
-    assert b"\xff" in done.stderr
+    assert b"\xff" in done.stderr or rb"\udcff" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [["info", "model.safetensors"], ["--help"]])

@@ -10,7 +10,7 @@ from models import SHORT, image, latent, random_model, same
 
 import taesd_jax
 from taesd_jax import VARIANTS, AutoencoderTiny, Strips, Tiles
-from taesd_jax.model.inputs import check_values
+from taesd_jax.model.inputs import check_values, warn_of_scale
 from taesd_jax.model.validation import check_image, check_latent
 from taesd_jax.pipelines import FlaxAutoencoderTiny
 from taesd_jax.previews import PreviewStream
@@ -85,12 +85,11 @@ def test_latents_of_published_models_are_not_raw(published, photos):
             z = np.asarray(vae.encode(x).latents)
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
-                check_values(z, "decoder")
+                warn_of_scale(z)
             if name in ("taesd", "taesdxl") and x is not images[-1]:
+                raw = np.asarray(taesd_jax.to_vae_latents(z, config=vae.config))
                 with pytest.warns(UserWarning, match="from_vae_latents"):
-                    check_values(
-                        np.asarray(taesd_jax.to_vae_latents(z, config=vae.config)), "decoder"
-                    )
+                    warn_of_scale(raw)
 
 
 def test_other_byte_orders(vae, tmp_path):
@@ -147,7 +146,7 @@ def test_transfers_are_explicit(vae, tmp_path):
 
 def test_a_model_is_no_static_argument(vae):
     z = jnp.asarray(latent(SHORT, (1, 1)))
-    with pytest.raises(ValueError, match="pass it to jax.jit as an ordinary argument"):
+    with pytest.raises(ValueError, match="a function that takes it"):
         jax.jit(lambda vae, z: vae.decode(z).sample, static_argnums=0)(vae, z)
     jax.jit(lambda vae, z: vae.decode(z).sample)(vae, z)
 

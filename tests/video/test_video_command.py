@@ -40,9 +40,9 @@ def expected_frames():
 def test_frames_in_a_folder(capsys, folder):
     assert "9 frames of 32x16" in run(capsys, "z.npy", "-o", "out")
     files = sorted((folder / "out").iterdir())
-    assert [file.name for file in files] == [f"frame_{i:05}.png" for i in range(9)]
+    assert [file.name for file in files] == [f"frame_{i:08}.png" for i in range(9)]
     assert np.array_equal([np.asarray(Image.open(file)) for file in files], expected_frames())
-    assert "frames already" in run(capsys, "z.npy", "-o", "out", status=1)
+    assert "has frames" in run(capsys, "z.npy", "-o", "out", status=1)
 
 
 def test_latents_of_other_axes_and_archives(capsys, folder):
@@ -52,7 +52,7 @@ def test_latents_of_other_axes_and_archives(capsys, folder):
     run(capsys, "cthw.npy", "-o", "a", "--data-format", "cthw")
     run(capsys, "z.npz", "-o", "b")
     for name in ("a", "b"):
-        frame = np.asarray(Image.open(folder / name / "frame_00008.png"))
+        frame = np.asarray(Image.open(folder / name / "frame_00000008.png"))
         assert np.array_equal(frame, expected_frames()[8])
 
 
@@ -148,7 +148,7 @@ def test_what_cannot_be_decoded_is_refused(capsys, folder, args, message, status
 def test_rates_are_checked(capsys, folder):
     with pytest.raises(SystemExit):
         run(capsys, "z.npy", "-o", "out", "--fps", "0")
-    assert "above 0" in capsys.readouterr().err
+    assert "0.01 to 1000" in capsys.readouterr().err
 
 
 def test_a_folder_of_frames_is_encoded(capsys, folder):
