@@ -64,8 +64,8 @@ def warn_of_scale(x: Any) -> None:
     share = np.count_nonzero(np.abs(x) > x.dtype.type(LARGE_LATENT)) / x.size
     if share > LARGE_SHARE:
         warnings.warn(
-            f"over {LARGE_SHARE:.0%} of the latents are beyond +-{LARGE_LATENT:g}: convert those of "
-            f"the full VAE of Stable Diffusion with taesd_jax.from_vae_latents, and noisy ones with "
+            f"over {LARGE_SHARE:.0%} of the latents are beyond +-{LARGE_LATENT:g}: convert those "
+            f"of Stable Diffusion's full VAE with taesd_jax.from_vae_latents, and noisy ones with "
             f"taesd_jax.previews.predict_x0",
             stacklevel=2,
         )
