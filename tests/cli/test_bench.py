@@ -52,6 +52,7 @@ def test_what_xla_counts():
     assert counts["temporary_mb"] > 0.1
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, capsys):
     target = tmp_path / "bench.json"
     command = [

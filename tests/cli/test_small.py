@@ -73,6 +73,7 @@ def test_no_weight_is_a_published_one(small, published):
                     assert abs(np.corrcoef(a, b)[0, 1]) < 0.5
 
 
+@pytest.mark.slow
 def test_the_first_command_needs_nothing(working_folder, capsys):
     assert cli.main(["roundtrip"]) == 0
     assert "600x400" in capsys.readouterr().out

@@ -114,6 +114,7 @@ def chosen(monkeypatch, call):
     return seen
 
 
+@pytest.mark.slow
 def test_calls_outside_jit_have_it(on, model, monkeypatch):
     params, config = model
     z = jnp.asarray(latent(config, (4, 4), n=2), jnp.bfloat16)

@@ -162,6 +162,7 @@ def test_text_to_image_on_several_devices(parts, tiny):
         np.testing.assert_allclose(images[i], single(ids[i : i + 1], one, keys[i]), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.oracle
 def test_image_to_image(parts, tiny):
     from PIL import Image
@@ -207,6 +208,7 @@ def test_inpainting(parts, tiny):
     np.testing.assert_allclose(result, expected(vae, tiny), atol=FUSION)
 
 
+@pytest.mark.slow
 @pytest.mark.oracle
 def test_a_pipeline_is_saved_and_opened_with_the_tiny_model(parts, tiny, tmp_path):
     import diffusers

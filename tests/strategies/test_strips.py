@@ -78,6 +78,7 @@ def test_force_upcast_runs_strips_in_float32(short):
     assert jnp.mean(got != decode(params, z, config=config)) < 0.005
 
 
+@pytest.mark.slow
 def test_temporaries_of_a_large_decode():
     shape = (1, 192, 192, 4)  # 1536x1536
     assert temporaries(decode, TAESD, shape, strategy=Strips()) <= 240e6

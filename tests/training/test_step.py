@@ -184,6 +184,7 @@ def test_a_teacher_blend_moves_the_target():
     assert totals[0] > 0.1
 
 
+@pytest.mark.slow
 def test_the_target_is_sharpened():
     teacher, images = model(1), batch(size=24)
     decoded = teacher.decode(teacher.encode(images["image"]).latents).sample
@@ -252,6 +253,7 @@ def test_the_discriminator_sees_the_target():
     assert distance[1.0] < 1e-3 * distance[0.0]  # the teacher's own images, but for rounding
 
 
+@pytest.mark.slow
 def test_adversarial_training_keeps_a_buffer():
     what = recipe(losses={"mse": 1.0, "adversarial": 0.1}, warmup=0, replay_size=16)
     state, (losses,) = take_steps(what, [batch()], teacher=model(1))

@@ -68,6 +68,7 @@ def test_an_encoders_images_are_made_by_the_decoder_it_starts_with(
     assert "need a student that also has a decoder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_decoder_of_other_latents_leaves_the_encoder_behind(photographs, teacher, tmp_path):
     config = SMALL.replace(raw_latent_scale=0.13025)
     save(tmp_path / "xl", init(jax.random.key(3), config=config), config, format="original")
@@ -79,6 +80,7 @@ def test_a_decoder_of_other_latents_leaves_the_encoder_behind(photographs, teach
     assert loaded.config.raw_latent_scale == 0.13025
 
 
+@pytest.mark.slow
 def test_fine_tuning_keeps_the_encoder_and_starts_where_the_model_was(
     photographs, teacher, tmp_path, capsys
 ):
