@@ -35,8 +35,8 @@ def hub(tmp_path_factory, monkeypatch):
 @pytest.fixture
 def photo_folder(working_folder, photos):
     """An empty folder but for the photographs that the snippets read."""
-    Path("photos").mkdir()  # trained on, in crops of 96 pixels
-    for name, side in (("photo.jpg", 48), ("photo.tif", 48), ("photos/a.jpg", 224)):
+    Path("photos").mkdir()  # trained on, and thumbnails are fitted to them
+    for name, side in (("photo.jpg", 48), ("photo.tif", 48), ("photos/a.jpg", 384)):
         write_image(name, photos["coffee"][:side, : side + 16])
     return working_folder
 
