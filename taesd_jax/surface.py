@@ -39,7 +39,7 @@ _ADVICE = (
     ("save_config to_json_file to_json_string", "json.dumps(vae.config.to_dict())"),
     ("register_to_config", "vae.config.replace(...)"),
     ("push_to_hub", "vae.save_pretrained(folder), then huggingface_hub.upload_folder"),
-    ("enable_parallelism", "taesd_jax.shard_images(images, mesh)"),
+    ("enable_parallelism", "jax.device_put(latents, taesd_jax.shard_images(mesh, batch=axis))"),
     ("compile_repeated_blocks", "vae.compile(shape) compiles ahead of time"),
     ("enable_layerwise_casting", "from_pretrained(name, dtype=, param_dtype=)"),
     ("enable_group_offload", "memory_budget=, or vae.enable_tiling()"),
@@ -72,21 +72,22 @@ class ModuleSurface:
     params: Params
     dtype: jnp.dtype | None
 
-    def to(self, target: Any = None, *, dtype: Any = None, device: Any = None) -> Self:
+    def to(self, *targets: Any, dtype: Any = None, device: Any = None) -> Self:
         """Change params and computation to a dtype, or move the params; return this model.
 
         Args:
-            target: A dtype, or a device.
+            targets: A dtype, a device, or both in any order.
             dtype: Dtype of the params, of the computation and of the results.
             device: A device of `jax.devices()`, or a sharding.
 
         Raises:
             TypeError: It is none of these, or the dtype is not floating point.
         """
-        if isinstance(target, (jax.Device, jax.sharding.Sharding)):
-            device = target
-        elif target is not None:
-            dtype = target
+        for target in targets:
+            if isinstance(target, (jax.Device, jax.sharding.Sharding)):
+                device = target
+            else:
+                dtype = target
         if isinstance(device, str):
             raise TypeError(f"a device is one of jax.devices(), got {device!r}")
         params = self.params
@@ -116,3 +117,8 @@ class ModuleSurface:
             advice = f"; instead: {INSTEAD[name]}" if name in INSTEAD else ""
             kind = type(self).__name__
             raise AttributeError(f"{kind} has no attribute {name!r}{advice}", name=name, obj=self)
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name in INSTEAD:  # it would have no effect
+                getattr(self, name)
+            object.__setattr__(self, name, value)

@@ -76,9 +76,24 @@ def test_to_moves_params(vae):
     vae.to(device=sharding, dtype=jnp.float16)
     assert {p.sharding.mesh for p in jax.tree.leaves(vae.params)} == {mesh}
     assert vae.dtype == jnp.float16
-    for wrong in ({"target": "cuda"}, {"device": "cuda"}, {"dtype": jnp.int32}):
+    with pytest.raises(TypeError, match=r"jax\.devices\(\)"):
+        vae.to("cuda")
+    for wrong in ({"device": "cuda"}, {"dtype": jnp.int32}):
         with pytest.raises(TypeError, match=r"jax\.devices\(\)"):
             vae.to(**wrong)
+
+
+@pytest.mark.parametrize("name", ["use_tiling", "tile_latent_min_size", "encoder"])
+def test_what_would_have_no_effect_cannot_be_set(vae, name):
+    with pytest.raises(AttributeError, match=rf"no attribute '{name}'; instead: "):
+        setattr(vae, name, None)
+
+
+def test_to_takes_device_and_dtype_in_any_order(vae):
+    device = jax.devices()[1]
+    for targets in ((device, jnp.bfloat16), (jnp.bfloat16, device)):
+        moved = jax.tree.leaves(copy.copy(vae).to(*targets).params)
+        assert all(p.dtype == jnp.bfloat16 and p.devices() == {device} for p in moved)
 
 
 def test_other_names_say_what_to_use(vae):
