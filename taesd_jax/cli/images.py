@@ -21,16 +21,13 @@ from ..io.images import check_image_path, pad_image, psnr, read_image, write_ima
 from ..io.latent_png import clipped_share
 from ..io.latents import SUFFIXES as LATENT_SUFFIXES
 from ..io.latents import check_finite, read_latent, write_latent
+from ..model.inputs import LARGE_SHARE
 from ..model.validation import check_latent
 from ..weights.files import digest_tree
 from ..weights.sources import BUNDLED
 from .large import decode_large, encode_large
 from .options import IMAGES_HELP, MODEL_HELP, expand, expand_images, for_each, model_on_device
 from .outputs import add_overwrite, check_outputs, file_name, output_paths
-
-# Share of values beyond +-3: of published models at most 3 % on photographs and 22 % on a black
-# image (taef1), of Stable Diffusion's full VAEs 38 % or more.
-_RAW_SHARE = 0.3
 
 
 def add_encode_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,7 +96,7 @@ def add_decode_arguments(parser: argparse.ArgumentParser) -> None:
         default="1",
         help="size of the images; small ones take a fraction of the work (default: %(default)s)",
     )
-    add("--thumbnails", metavar="FILE", help="heads of a fine-tuned model, see fit-thumbnails")
+    add("--thumbnails", metavar="FILE", help="thumbnails of a fine-tuned model, see fit-thumbnails")
     _add_common_arguments(parser)
 
 
@@ -125,7 +122,7 @@ def run_decode(args: argparse.Namespace) -> int:
             latent, (h, w) = read_latent(source, config=vae.config, **reading)
             check_latent(latent, vae.config)
             check_finite(latent)
-            if clipped_share(latent, vae.config) > _RAW_SHARE and not args.raw:
+            if clipped_share(latent, vae.config) > LARGE_SHARE and not args.raw:
                 warnings.warn(
                     f"{source}: many values are beyond +-{vae.config.latent_magnitude:g}: if they "
                     f"are those of the full VAE, pass --raw",
