@@ -67,6 +67,12 @@ def write_latent(
     fields = make_fields(
         config, image_size=image_size, encoder_sha256=encoder_sha256, software=software
     )
+    write_files({path: _to_bytes(path, latent, fields, config)})
+
+
+def _to_bytes(
+    path: Path, latent: np.ndarray, fields: dict[str, Any], config: AutoencoderTinyConfig
+) -> bytes:
     portable = latent.astype(np.float32) if latent.dtype.name == "bfloat16" else latent
     buffer = io.BytesIO()
     match path.suffix.lower():
@@ -87,7 +93,7 @@ def write_latent(
             buffer.write(png_bytes(latent, fields, config=config))
         case _:
             raise MediaFileError(f"{path}: a latent's suffix must be one of {', '.join(SUFFIXES)}")
-    write_files({path: buffer.getvalue()})
+    return buffer.getvalue()
 
 
 def _check_latent(latent: np.ndarray) -> None:

@@ -19,7 +19,7 @@ from .forms import Padding, convolve
 def conv_fast_kernel_grad(
     x: jax.Array, kernel: jax.Array, stride: int, padding: Padding
 ) -> jax.Array:
-    """Compute what `convolve` does, with a kernel gradient that is fast on CPUs.
+    """Compute what `convolve` does without groups, with a kernel gradient that is fast on CPUs.
 
     Only reverse-mode gradients are defined; `jax.jvp` raises TypeError.
     """
