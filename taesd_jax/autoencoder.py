@@ -200,7 +200,6 @@ class AutoencoderTiny(ModuleSurface):
         """
         x = jax.ShapeDtypeStruct(tuple(shape), jax.dtypes.canonicalize_dtype(check_dtype(dtype)))
         computation, limits = self._computation(component, x, scale=scale, out_dtype=out_dtype)
-        self.check_loaded(component)
         return compile_planned(self, x, computation, limits)
 
     def check_loaded(self, component: Component) -> None:
@@ -216,12 +215,12 @@ class AutoencoderTiny(ModuleSurface):
     ) -> tuple[Computation, Limits]:
         options: dict[str, Any] = {"dtype": self.dtype, "out_dtype": out_dtype, "scale": scale}
         computation = Computation.of(component, x, config=self.config, **options)
+        self.check_loaded(component)
         full = Full(remat=True) if self._remat else None
         only = Tiles(self._tile_size) if self._tile_size else full
         return computation, Limits(self.memory_budget, self._batch_size, only)
 
     def _run(self, component: Component, x: Any, **options: Any) -> jax.Array:
-        self.check_loaded(component)
         computation, limits = self._computation(component, x, **options)
         return run_planned(select_params(self.params, computation), x, computation, limits)
 

@@ -158,6 +158,8 @@ def test_one_component_is_enough(vae):
         decoder.encode(image(SMALL, (8, 8)))
     with pytest.raises(ValueError, match="the encoder is not loaded"):
         decoder(image(SMALL, (8, 8)))
+    with pytest.raises(ValueError, match="the encoder is not loaded"):
+        decoder.strategy("encoder", image(SMALL, (8, 8)))
     assert "decoder" in repr(decoder)
     assert " encoder" not in repr(decoder)
 

@@ -79,6 +79,7 @@ def test_impossible_shapes_are_refused():
             (1, 6, 64),
             r"unpack tokens with taesd_jax\.unpack_latents\(tokens, size=\(h, w\)\)",
         ),
+        ("taef1", (16, 6, 64), r"if these are tokens, .*; if it is one \(z, h, w\)"),
         ("taef2", (1, 6, 128), "unpack tokens"),
         ("taef2", (1, 3, 2, 128), r"unpatchify_latents\(patches\)"),
         ("taef2", (1, 128, 3, 2), r"unpatchify_latents\(patches.transpose\(0, 2, 3, 1\)\)"),

@@ -14,6 +14,7 @@ from ..config import VARIANTS, AutoencoderTinyConfig
 from .layers import COMPONENTS, Component, scales_of, thumbnail_name
 
 _TRANSPOSE = "transpose it with x.transpose(0, 2, 3, 1)"
+_ADD_BATCH = "add the batch axis with x.transpose(1, 2, 0)[None]"
 
 
 def check_dtype(dtype: DTypeLike) -> str:
@@ -69,8 +70,10 @@ def check_latent(latent: ArrayLike, config: AutoencoderTinyConfig) -> None:
     _check_config(config)
     shape, z = tuple(getattr(latent, "shape", ())), config.latent_channels
     advice = ""
-    if len(shape) == 3 and shape[-1] == 4 * z and shape[0] != z:
+    if len(shape) == 3 and shape[-1] == 4 * z:
         advice = "unpack tokens with taesd_jax.unpack_latents(tokens, size=(h, w))"
+        if shape[0] == z:
+            advice = f"if these are tokens, {advice}; if it is one (z, h, w), {_ADD_BATCH}"
     elif len(shape) == 4 and shape[-1] != z:
         advice = "; ".join(_advices(shape[1], shape[-1], z))
     to_float = "divide 8-bit values by 255 and apply unscale_latents"
@@ -112,8 +115,8 @@ def _check(x: Any, name: str, channels: int, *, to_float: str, advice: str = "")
         )
     if len(shape) != 4 or shape[-1] != channels:
         if not advice and len(shape) == 3 and channels in (shape[0], shape[-1]):
-            batch = "x[None]" if shape[-1] == channels else "x.transpose(1, 2, 0)[None]"
-            advice = f"add the batch axis with {batch}"
+            last = shape[-1] == channels
+            advice = "add the batch axis with x[None]" if last else _ADD_BATCH
         elif not advice and len(shape) == 4 and shape[1] == channels:
             advice = f"it looks like NCHW, {_TRANSPOSE}"
         expected = f"{name} must be (n, h, w, {channels}), got shape {tuple(shape)}"

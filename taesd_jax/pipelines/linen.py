@@ -108,15 +108,19 @@ class FlaxAutoencoderTiny:
         *,
         dtype: DTypeLike | None = None,
         weights_dtype: DTypeLike = jnp.float32,
+        data_format: DataFormat | None = None,
         from_pt: bool = False,
     ) -> FlaxAutoencoderTiny:
         """Build the module of a config: `vae.config`, one of `to_json_string`, or diffusers'.
+
+        `dtype`, `weights_dtype` and `data_format` are those of the class; no config holds them.
 
         Raises:
             ValueError: It is the config of another class, or a bad one.
         """
         architecture, components = LinenConfig.read(config)
-        return cls(architecture, dtype=dtype, weights_dtype=weights_dtype, components=components)
+        options: dict[str, Any] = {"dtype": dtype, "weights_dtype": weights_dtype}
+        return cls(architecture, components=components, data_format=data_format, **options)
 
     def to_json_string(self) -> str:
         """Return the config as JSON, from which `from_config` makes the module again."""

@@ -198,8 +198,13 @@ def test_states_are_made_saved_and_restored(vae, mesh, components, tmp_path):
     for tree in (restored["vae_state"].params, restored["vae_tree"].params, params_alone["params"]):
         jax.tree.map(np.testing.assert_array_equal, tree, params["vae"])
     again = FlaxAutoencoderTiny.from_config(
-        restored["vae_config"], dtype=jnp.float32, weights_dtype=jnp.float32, from_pt=True
+        restored["vae_config"],
+        dtype=jnp.float32,
+        weights_dtype=jnp.float32,
+        data_format="NCHW",
+        from_pt=True,
     )
+    assert again.data_format == "NCHW"
     assert shapes_of(again.init_weights(jax.random.key(0), eval_only=True)) == shapes_of(
         params["vae"]
     )
