@@ -40,7 +40,7 @@ def test_chunks_and_steps_of_a_decode_give_the_same_bits(name):
     whole = decode_video(params, z, config=config)
     assert same(whole, decode_video(params, z, config=config, chunk=2))
 
-    state, frames = init_state((1, 8, 8), config=config), []
+    state, frames = init_state((1, 8, 12), config=config), []
     for i in range(5):
         state, new = decode_step(params, state, z[:, i : i + 1], config=config)
         frames.append(new)
@@ -51,7 +51,7 @@ def test_chunks_and_steps_of_a_decode_give_the_same_bits(name):
 @pytest.mark.parametrize("name", FORMS)
 def test_chunks_of_an_encode_give_the_same_bits(name):
     config = narrow(name)
-    params, x = random_params(config), video(config, 21, (8, 8))
+    params, x = random_params(config), video(config, 21, (8, 12))
     whole = encode_video(params, x, config=config)
     assert same(whole, encode_video(params, x, config=config, chunk=2))
 
@@ -65,7 +65,7 @@ def test_a_step_gives_the_same_bits_outside_jit_and_in_a_users_scan():
     def step(state, latent):
         return decode_step(params, state, latent[None, None], config=config)
 
-    state = init_state((1, 8, 8), config=config)
+    state = init_state((1, 8, 12), config=config)
     _, frames = jax.jit(lambda s, z: jax.lax.scan(step, s, z))(state, z[0])
     frames = frames.reshape(1, -1, *frames.shape[3:])
     assert same(whole, frames[:, 3:])
@@ -78,7 +78,7 @@ def test_a_step_gives_the_same_bits_outside_jit_and_in_a_users_scan():
 def test_a_zeroed_state_starts_one_session_of_a_batch_anew():
     config = narrow("taew2_1")
     params, z = random_params(config), latents(config, 4, n=2)
-    state = init_state((2, 8, 8), config=config)
+    state = init_state((2, 8, 12), config=config)
     state, _ = decode_step(params, state, z[:, :2], config=config)
     state = {name: leaf.at[1].set(0) for name, leaf in state.items()}
     _, frames = decode_step(params, state, z[:, 2:], config=config)

@@ -66,7 +66,7 @@ def test_a_missing_component_is_named(vae):
 @pytest.mark.parametrize("chunk", [1, 3])
 @pytest.mark.parametrize("out_dtype", [None, "uint8"])
 def test_frames_come_as_they_are_finished(vae, chunk, out_dtype):
-    z = np.array(latents(CONFIG, 5, (8, 8)))
+    z = np.array(latents(CONFIG, 5, (8, 12)))
     whole = decode_video(vae.params, z, config=CONFIG, out_dtype=out_dtype)
     parts = iter_decode_frames(vae.params, z, config=CONFIG, chunk=chunk, out_dtype=out_dtype)
     parts = list(parts)
@@ -78,7 +78,7 @@ def test_frames_come_as_they_are_finished(vae, chunk, out_dtype):
 @pytest.mark.parametrize("name", ["taew2_1", "taeh3"])
 def test_latents_come_as_frames_do(name, frames):
     config = narrow(name)
-    params, x = random_params(config), video(config, frames, (8, 8))
+    params, x = random_params(config), video(config, frames, (8, 12))
     whole = encode_video(params, x, config=config, chunk=1)
     one_by_one = (np.array(x[:, i]) for i in range(frames))
     assert np.array_equal(join(iter_encode_frames(params, one_by_one, config=config)), whole)
@@ -102,7 +102,7 @@ def test_latents_come_as_frames_do(name, frames):
 )
 def test_a_seek_gives_the_frames_of_the_full_decode(name):
     config = narrow(name)
-    params, z = random_params(config), latents(config, 9, (8, 8))
+    params, z = random_params(config), latents(config, 9, (8, 12))
     assert config.context_latents < 4  # of one block a stage: the start is left out
     whole = np.asarray(decode_video(params, z, config=config, chunk=1))
     for start in (0, 1, whole.shape[1] // 2, whole.shape[1] - 5, whole.shape[1] - 1):
@@ -116,7 +116,7 @@ def test_a_seek_gives_the_frames_of_the_full_decode(name):
 
 def test_the_memory_reaches_as_far_as_said():
     config = narrow("taew2_2_super")
-    params, z = random_params(config), latents(config, 6, (8, 8))
+    params, z = random_params(config), latents(config, 6, (8, 12))
     context = config.context_latents
     last = decode_video(params, z, config=config, chunk=1)[:, -4:]
     shorter = decode_video(params, z[:, 6 - context :], config=config, chunk=1)[:, -4:]
