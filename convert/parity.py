@@ -119,6 +119,7 @@ def parity_report(
     *,
     image: str | os.PathLike[str] | np.ndarray | None = None,
     seed: int = 0,
+    progress: Callable[[str], object] = lambda line: None,
 ) -> ParityReport:
     """Run both frameworks on one image and compare every layer and both components.
 
@@ -130,6 +131,7 @@ def parity_report(
         config: Architecture.
         image: Image file, or image (h, w, 3) in [-1, 1]; smooth noise by default.
         seed: Seed of the default image, and of the latent where there is no encoder.
+        progress: Called with a line on what is compared next.
     """
     image = read_image(image) if isinstance(image, (str, os.PathLike)) else image
     if image is None:
@@ -144,14 +146,20 @@ def parity_report(
         inputs["decoder"] = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
     for component in COMPONENTS:
         if component in params:
-            component_rows, result = _compare(params, config, component, inputs[component])
+            component_rows, result = _compare(
+                params, config, component, inputs[component], progress
+            )
             rows += component_rows
             inputs["decoder"] = result
     return ParityReport(config.variant, tuple(rows))
 
 
 def _compare(
-    params: Params, config: AutoencoderTinyConfig, component: Component, x: np.ndarray
+    params: Params,
+    config: AutoencoderTinyConfig,
+    component: Component,
+    x: np.ndarray,
+    progress: Callable[[str], object],
 ) -> tuple[list[ParityRow], np.ndarray]:
     reference = TorchAutoencoderTiny(params, config)
     sequence = getattr(reference, component)
@@ -160,7 +168,9 @@ def _compare(
     with torch.no_grad():
         truth = _to_nchw(x)
         activation = (truth + 1) / 2 if component == "encoder" else truth
-        for layer in build_layers(component, config):
+        layers_of_component = build_layers(component, config)
+        for i, layer in enumerate(layers_of_component, 1):
+            progress(f"comparing layer {i} of {len(layers_of_component)} of the {component}")
             # The published sequence has an upsample before its convolution.
             start = layer.index - (layer.kind == "upsample_conv")
             stop = layer.index + 1 + bool(layer.activation)
@@ -172,6 +182,7 @@ def _compare(
                 other = _in_dtype(layers, before, _COMPARED_WITH[dtype])
                 name = f"{layer.index} {layer.kind}"
                 rows.append(_row(component, name, dtype, got, activation, other))
+        progress(f"comparing the full {component}")
         expected = sequence(truth)
         for dtype in _COMPARED_WITH:
             got = jax.jit(lambda x: module(x))(jnp.asarray(x, dtype=dtype))

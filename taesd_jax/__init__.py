@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .lazy import public_names
+
 if TYPE_CHECKING:
     from .public import *  # noqa: F403
     from .public import __all__ as __all__
@@ -28,12 +30,7 @@ def __getattr__(name: str) -> Any:
             if name == "convert":
                 advice = "is the folder convert/ of the checkout: run pip install -e . there"
                 raise ModuleNotFoundError(f"{error.name} {advice}", name=error.name) from error
-    public = importlib.import_module(f"{__name__}.public")
-    if name == "__all__" or name in public.__all__:
-        globals()[name] = getattr(public, name)
-        return globals()[name]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _get_public(name)
 
 
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__getattr__("__all__")})
+_get_public, __dir__ = public_names(__name__)

@@ -14,33 +14,12 @@ from typing import Any
 from ..config import VARIANTS
 from ..errors import CheckpointError, UsageError
 from ..io.files import write_files
+from .arguments.bench import PEERS
 from .counts import Limits, count_full, describe_machine, measure_limits
 from .measurement import Measured, call_overhead, measure, set_threads
-from .options import convert_package, positive_integer
-from .outputs import add_overwrite, check_outputs, file_name, write_json
+from .options import convert_package
+from .outputs import check_outputs, write_json
 from .runners import OURS, Case, default_names, strategies_of
-
-PEERS = ("eager", "channels_last", "cuda_graph", "compile", "onnxruntime", "openvino")
-
-
-def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `taesd-jax bench`."""
-    add, components, default = parser.add_argument, ["decoder", "encoder"], "default: %(default)s"
-    add("--variants", nargs="+", choices=tuple(VARIANTS), default=["taesd"], help=default)
-    add("--components", nargs="+", choices=components, default=components, help=default)
-    add("--sizes", nargs="+", type=positive_integer, default=[512], help="sides of the images")
-    add("--batch", nargs="+", type=positive_integer, default=[1], help="images at a time")
-    add("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
-    add("--rounds", type=positive_integer, default=5, help=default)
-    add("--threads", type=positive_integer, help="CPU threads of each (default: all available)")
-    add("--peers", nargs="+", choices=("all", "none", *PEERS), default=["all"])
-    add("--strategies", action="store_true", help="compare our strategies in place of peers")
-    add("--peaks", action="store_true", help="peak memory, each in a process of its own")
-    add("--overhead", action="store_true", help="overhead of a call")
-    add("--json", type=file_name, metavar="FILE", help="also write the figures as JSON")
-    text = "draw the medians (needs matplotlib)"
-    add("--plot", type=file_name, metavar="FILE", help=text)
-    add_overwrite(parser)
 
 
 def run_bench(args: argparse.Namespace) -> int:

@@ -3,79 +3,90 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from .. import weights
-from ..config import VARIANTS
 from ..errors import CheckpointError, UsageError
-from ..model.layers import COMPONENTS
+from ..model.layers import COMPONENTS, Params
+from ..video.checkpoints import load_video
 from ..weights.files import CONFIG_FILE, DIFFUSERS_FILE
 from ..weights.sources import PICKLES, find_files, find_local, pair_file
-from .options import MODEL_HELP, convert_package, load_checkpoint, say
-from .outputs import add_overwrite, check_outputs, file_name, write_json
-
-_TORCH_MODEL_HELP = f"{MODEL_HELP}; with torch also .pth"
-
-
-def add_info_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `taesd-jax info`."""
-    parser.add_argument("model", help=_TORCH_MODEL_HELP)
-    parser.add_argument("--json", action="store_true", help="print JSON")
+from .options import convert_package, load_checkpoint, video_variants
+from .outputs import check_outputs
+from .terminal import print_report, say, status_line
 
 
 def run_info(args: argparse.Namespace) -> int:
     """Show what a checkpoint holds."""
-    source = find_local(args.model) or find_files(args.model, subfolder="")
-    params, config, stored_format = load_checkpoint(args.model)
-    files, components = [str(path) for path in source.weights], {}
-    for component, tree in params.items():
-        leaves = jax.tree.leaves(tree)
-        components[component] = {
-            "parameters": sum(leaf.size for leaf in leaves),
-            "dtype": ", ".join(sorted({leaf.dtype.name for leaf in leaves})),
-        }
-    same = config.same_architecture
-    report = {"variant": config.variant, "same_architecture": same, "format": stored_format}
-    report["files"] = files
-    report |= {"spatial_factor": config.spatial_factor, "components": components}
-    if args.json:
-        print(json.dumps(report | {"config": config.to_dict()}, indent=2))
-        return 0
-    say(f"variant         {config.variant or ' or '.join(same) or 'not a published one'}")
-    print(f"format          {stored_format}")
-    say(f"files           {', '.join(files)}")
-    print(f"latent          {config.latent_channels} channels, 1/{config.spatial_factor} size")
-    for component, part in components.items():
-        widths = getattr(config, f"{component}_block_out_channels")
-        blocks = getattr(config, f"num_{component}_blocks")
-        print(f"{component:<16}{part['parameters']:,} parameters, {part['dtype']}")
-        print(f"{'':<16}widths {_join(widths)}, blocks {_join(blocks)}")
-    if config.pool_channels:
-        print(f"GroupNorm       {config.pool_channels} channels in the blocks at latent resolution")
-    for component in ("encoder", "decoder"):
-        if component not in params:
-            say(f"{component:<16}absent; {weights.missing_file(config.name_or_path, component)}")
+    with status_line(args) as show:
+        show(f"loading {args.model}")
+        names = video_variants(args.model)
+        report, lines = _describe_video(args.model, names) if names else _describe(args.model)
+    print_report(args, report, lines)
     return 0
 
 
-def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `taesd-jax convert`."""
-    add = parser.add_argument
-    add("model", help=_TORCH_MODEL_HELP)
-    add("target", type=file_name, help="file, folder (diffusers) or PATH (original, pth)")
-    add(
-        "--to",
-        choices=("diffusers", "original", "comfyui", "flax", "pth"),
-        help="format (default: flax for a .safetensors target, else diffusers)",
-    )
-    add("--variant", choices=tuple(VARIANTS), help="name of the variant, of equal architecture")
-    add("--dtype", choices=("float32", "bfloat16", "float16"), help="dtype of the stored tensors")
-    text = "replace existing files; a model may then be converted in place"
-    add("--overwrite", action="store_true", help=text)
+def _describe(model: str) -> tuple[dict[str, Any], list[str]]:
+    source = find_local(model) or find_files(model, subfolder="")
+    params, config, stored_format = load_checkpoint(model)
+    files, components = [str(path) for path in source.weights], _summaries(params)
+    same = config.same_architecture
+    report = {"variant": config.variant, "same_architecture": same, "format": stored_format}
+    report |= {"files": files, "spatial_factor": config.spatial_factor, "components": components}
+    lines = [
+        f"variant         {config.variant or ' or '.join(same) or 'not a published one'}",
+        f"format          {stored_format}",
+        f"files           {', '.join(files)}",
+        f"latent          {config.latent_channels} channels, 1/{config.spatial_factor} size",
+    ]
+    for component, part in components.items():
+        widths = getattr(config, f"{component}_block_out_channels")
+        blocks = getattr(config, f"num_{component}_blocks")
+        lines.append(f"{component:<16}{part['parameters']:,} parameters, {part['dtype']}")
+        lines.append(f"{'':<16}widths {_join(widths)}, blocks {_join(blocks)}")
+    if config.pool_channels:
+        lines.append(
+            f"GroupNorm       {config.pool_channels} channels in the blocks at latent resolution"
+        )
+    for component in COMPONENTS:
+        if component not in params:
+            missing = weights.missing_file(config.name_or_path, component)
+            lines.append(f"{component:<16}absent; {missing}")
+    return report | {"config": config.to_dict()}, lines
+
+
+def _describe_video(model: str, names: list[str]) -> tuple[dict[str, Any], list[str]]:
+    # Variants that share their tensors' shapes differ in how they are run alone.
+    params, config = load_video(model, variant=names[0])
+    components = _summaries(params)
+    report = {"video_variants": names, "files": [model], "components": components}
+    report["spatial_factor"] = config.spatial_factor
+    lines = [
+        f"variant         {' or '.join(names)}, of video",
+        f"files           {model}",
+        f"latent          {config.latent_channels} channels, 1/{config.spatial_factor} size",
+    ]
+    lines += [
+        f"{component:<16}{part['parameters']:,} parameters, {part['dtype']}"
+        for component, part in components.items()
+    ]
+    return report | {"config": config.to_dict()}, lines
+
+
+def _summaries(params: Params) -> dict[str, dict[str, Any]]:
+    """Return the number of parameters and the dtypes of each component."""
+    summaries: dict[str, dict[str, Any]] = {}
+    for component, tree in params.items():
+        leaves = jax.tree.leaves(tree)
+        summaries[component] = {
+            "parameters": sum(leaf.size for leaf in leaves),
+            "dtype": ", ".join(sorted({leaf.dtype.name for leaf in leaves})),
+        }
+    return summaries
 
 
 def run_convert(args: argparse.Namespace) -> int:
@@ -125,30 +136,14 @@ def _target_files(path: Path, target_format: str) -> list[Path]:
     return [path]
 
 
-def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `taesd-jax verify`."""
-    add = parser.add_argument
-    add("model", help=_TORCH_MODEL_HELP)
-    add("--image", metavar="FILE", help="image to encode (default: a synthetic one)")
-    add("--seed", type=int, default=0, help="seed of the synthetic image (default: %(default)s)")
-    add(
-        "--layers",
-        action="store_true",
-        help="list every layer, not only those that are too far off",
-    )
-    text = "also write the report as JSON"
-    add("--json", type=file_name, metavar="FILE", help=text)
-    add_overwrite(parser)
-
-
 def run_verify(args: argparse.Namespace) -> int:
     """Compare with PyTorch layer by layer; exit status 1 if an error is too large."""
-    check_outputs(args, [args.json])
-    params, config, _ = load_checkpoint(args.model)
-    report = convert_package().parity_report(params, config, image=args.image, seed=args.seed)
-    if args.json:
-        write_json(args, args.json, report.to_dict())
-    print(report.table(layers=args.layers))
+    with status_line(args) as show:
+        show(f"loading {args.model} and PyTorch")
+        params, config, _ = load_checkpoint(args.model)
+        parity_report = convert_package().parity_report
+        report = parity_report(params, config, image=args.image, seed=args.seed, progress=show)
+    print_report(args, report.to_dict(), report.table(layers=args.layers).splitlines())
     return 0 if report.ok else 1
 
 

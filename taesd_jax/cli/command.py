@@ -13,18 +13,25 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from ..errors import UsageError, describe_error, one_line
 from ..version import __version__
-from . import leave
+from . import completion, leave
+from .terminal import quiet, status_line
 
 # Exit status of a shell for SIGPIPE, and of argparse for wrong arguments.
 _BROKEN_PIPE = 141
 _USAGE_ERROR = 2
 
-# The module of each subcommand NAME, with add_NAME_arguments and run_NAME, and what it does.
+# Options of every subcommand, before or after its name.
+_OPTIONS = {
+    ("--debug",): "show the traceback of an error",
+    ("-q", "--quiet"): "print errors and warnings only",
+}
+# The module of each subcommand NAME and what it does: run_NAME is in that module, and
+# add_NAME_arguments in the module of the same name in `arguments`.
 _COMMANDS = {
     "encode": ("images", "Encode images into latent files."),
     "decode": ("images", "Decode latent files into images."),
@@ -58,15 +65,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="taesd-jax")
-    args = argparse.Namespace(debug=False)
+    args = argparse.Namespace(debug=False, quiet=False)
     try:
         try:
             words = [*(sys.argv[1:] if argv is None else argv)]
+            if words[:1] == ["--complete"]:  # asked by the script of --completion
+                print("\n".join(completion.complete(_parser(words[1:]), words[1:])))
+                return 0
             _parser(words).parse_args(words, args)
-            with warnings.catch_warnings(), _raising_interrupts():
+            run = _import_run(args)
+            with warnings.catch_warnings(), _raising_interrupts(), quiet(args):
                 warnings.simplefilter("default", UserWarning)
                 warnings.showwarning = _show_warning
-                return args.run(args)
+                return run(args)
         finally:
             # Here its errors are handled; those at Python's exit are not.
             _flush()
@@ -87,24 +98,36 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser(words: list[str]) -> argparse.ArgumentParser:
     """Return a parser that knows the arguments of the subcommand in `words`, if there is one."""
-    parser = _Parser(prog="taesd-jax", description="Tiny autoencoders (the TAESD family) in JAX.")
+    parser = _Parser(
+        prog="taesd-jax",
+        description="Tiny autoencoders (the TAESD family) in JAX.",
+        # Keeps the lines of what the action "version" prints.
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=__version__)
-    text = "show the traceback of an error"
-    parser.add_argument("--debug", action="store_true", help=text)
+    text = 'print what completes words in bash and zsh: eval "$(taesd-jax --completion)"'
+    parser.add_argument("--completion", action="version", version=completion.SCRIPT, help=text)
+    for flags, text in _OPTIONS.items():
+        parser.add_argument(*flags, action="store_true", help=text)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     chosen = next((word for word in words if not word.startswith("-")), None)
     for name, (module_name, description) in _COMMANDS.items():
         command = subparsers.add_parser(name, help=description, description=description)
         if name == chosen:
-            # The others would take a second, to import JAX.
-            module = importlib.import_module(f".{module_name}", __package__)
-            function = name.replace("-", "_")
-            command.set_defaults(run=getattr(module, f"run_{function}"))
-            command.add_argument(
-                "--debug", action="store_true", default=argparse.SUPPRESS, help=text
-            )
-            getattr(module, f"add_{function}_arguments")(command)
+            for flags, text in _OPTIONS.items():
+                options: dict[str, Any] = {"action": "store_true", "default": argparse.SUPPRESS}
+                command.add_argument(*flags, help=text, **options)
+            module = importlib.import_module(f".arguments.{module_name}", __package__)
+            getattr(module, f"add_{name.replace('-', '_')}_arguments")(command)
     return parser
+
+
+def _import_run(args: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
+    """Return what runs the subcommand; its module takes a second or more, to import JAX."""
+    with status_line(args) as show:
+        show("importing JAX")
+        module = importlib.import_module(f".{_COMMANDS[args.command][0]}", __package__)
+    return getattr(module, f"run_{args.command.replace('-', '_')}")
 
 
 def _flush() -> None:
@@ -139,7 +162,8 @@ def _interrupt_again(unraisable: Any) -> None:
 
 
 def _show_warning(message: object, *_: Any, **__: Any) -> None:
-    print(f"taesd-jax: warning: {one_line(message)}", file=sys.stderr)
+    clear = "\r\033[K" if sys.stderr.isatty() else ""  # a line of `status_line`
+    print(f"{clear}taesd-jax: warning: {one_line(message)}", file=sys.stderr)
 
 
 def _open_closed_streams() -> None:

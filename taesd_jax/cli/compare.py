@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,17 +12,9 @@ from ..autoencoder import AutoencoderTiny
 from ..errors import MediaFileError
 from ..io.images import pad_image, psnr
 from ..metrics import gmsd, sharpness, ssim
-from .options import (
-    IMAGES_HELP,
-    LONGEST_HELP,
-    MODEL_HELP,
-    expand_images,
-    load_vae,
-    positive_integer,
-    read_resized,
-    say,
-)
-from .outputs import add_overwrite, check_outputs, file_name, write_json
+from ..model.layers import COMPONENTS
+from .options import expand_images, load_vae, read_resized
+from .terminal import print_report, status_line
 
 # Equal images have an infinite PSNR; this keeps means finite.
 _MAX_PSNR = 100.0
@@ -31,31 +22,22 @@ _MAX_PSNR = 100.0
 _MIN_SIDE = 11
 
 
-def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `taesd-jax compare`."""
-    add = parser.add_argument
-    add("models", nargs="+", help=MODEL_HELP)
-    add("--images", nargs="+", required=True, help=IMAGES_HELP)
-    add("--side", type=positive_integer, default=640, help=LONGEST_HELP)
-    text = "also write the figures as JSON"
-    add("--json", type=file_name, metavar="FILE", help=text)
-    add_overwrite(parser)
-
-
 def run_compare(args: argparse.Namespace) -> int:
     """Compare models by PSNR, SSIM, GMSD and sharpness of their images."""
     paths = expand_images(args.images)
-    check_outputs(args, [args.json], paths)
-    models = {name: load_vae(name) for name in args.models}
-    for vae in models.values():
-        vae.check_loaded("encoder")
-        vae.check_loaded("decoder")
-    factor = max(vae.config.spatial_factor for vae in models.values())
     figures: dict[tuple[str, str], list[dict[str, float]]] = {}  # by decoder and encoder
-    for i, image in enumerate(read_resized(paths, args.side, max(factor, _MIN_SIDE)), 1):
-        print(f"image {i} of {len(paths)}", file=sys.stderr)
-        for pair, values in _measure(models, image).items():
-            figures.setdefault(pair, []).append(values)
+    with status_line(args) as show:
+        models: dict[str, AutoencoderTiny] = {}
+        for name in args.models:
+            show(f"loading {name}")
+            models[name] = load_vae(name)
+            for component in COMPONENTS:
+                models[name].check_loaded(component)
+        factor = max(vae.config.spatial_factor for vae in models.values())
+        for i, image in enumerate(read_resized(paths, args.side, max(factor, _MIN_SIDE)), 1):
+            show(f"image {i} of {len(paths)}")
+            for pair, values in _measure(models, image).items():
+                figures.setdefault(pair, []).append(values)
     if not figures:
         raise MediaFileError("none of the images can be read")
     rows: list[dict[str, Any]] = [
@@ -64,14 +46,13 @@ def run_compare(args: argparse.Namespace) -> int:
         for (decoder, encoder), values in figures.items()
     ]
     width = max(map(len, args.models))
-    say(f"{'decoder':{width}}  {'encoder':{width}}  PSNR, dB    SSIM     GMSD  sharpness")
+    lines = [f"{'decoder':{width}}  {'encoder':{width}}  PSNR, dB    SSIM     GMSD  sharpness"]
     for row in rows:
-        say(
+        lines.append(
             f"{row['decoder']:{width}}  {row['encoder']:{width}}  {row['psnr']:8.2f}  "
             f"{row['ssim']:6.4f}  {row['gmsd']:7.4f}  {row['sharpness']:9.3f}"
         )
-    if args.json:
-        write_json(args, args.json, {"images": [path.name for path in paths], "rows": rows})
+    print_report(args, {"images": [path.name for path in paths], "rows": rows}, lines)
     return 0
 
 

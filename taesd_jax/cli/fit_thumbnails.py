@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -16,35 +15,15 @@ import numpy as np
 
 from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
-from ..errors import MediaFileError, one_line
+from ..errors import MediaFileError
 from ..model.fitting import fit_thumbnails
 from ..model.functional import Params
 from ..model.thumbnails import thumbnail_name
 from ..strategies.run import decode
 from ..weights.thumbnail_files import check_entry, save_thumbnails
-from .options import (
-    IMAGES_HELP,
-    LONGEST_HELP,
-    MODEL_HELP,
-    expand_images,
-    load_checkpoint,
-    positive_integer,
-    read_resized,
-    say,
-)
-from .outputs import check_not_inputs, file_name
-
-
-def add_fit_thumbnails_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `taesd-jax fit-thumbnails`."""
-    add = parser.add_argument
-    add("images", nargs="+", help=f"{IMAGES_HELP} to fit to")
-    add("--held-out", nargs="+", default=[], help="images to evaluate with, not fitted to")
-    add("--model", default="taesd", help=f"{MODEL_HELP} (default: %(default)s)")
-    add("--name", help="name of the entry in the file (default: the variant)")
-    add("--side", type=positive_integer, default=640, help=LONGEST_HELP)
-    text = "file of thumbnails to add to or to create"
-    add("-o", "--output", type=file_name, required=True, help=text)
+from .options import expand_images, load_checkpoint, read_resized
+from .outputs import check_not_inputs
+from .terminal import say, status_line
 
 
 def run_fit_thumbnails(args: argparse.Namespace) -> int:
@@ -62,12 +41,13 @@ def run_fit_thumbnails(args: argparse.Namespace) -> int:
     name = args.name or config.variant or Path(args.model).stem.replace(".", "-")
     check_entry(args.output, params, name)
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-
-    def progress(line: str) -> None:
-        print(f"{one_line(name)}: {line} of {len(paths)} and {len(held_out)}", file=sys.stderr)
-
     images = [read_resized(p, args.side, config.spatial_factor) for p in (paths, held_out)]
-    heads, psnr = fit_thumbnails(params, *images, config=config, progress=progress)
+    with status_line(args) as show:
+
+        def progress(line: str) -> None:
+            show(f"{name}: {line} of {len(paths)} and {len(held_out)}")
+
+        heads, psnr = fit_thumbnails(params, *images, config=config, progress=progress)
     params["thumbnails"] = heads
     shares = _cost_shares(params, list(psnr), config)
     notes = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..autoencoder import AutoencoderTiny
-from ..errors import MediaFileError, one_line
+from ..errors import MediaFileError
 from ..io.arrays import ResumableArrayWriter, open_array
 from ..io.files import signature
 from ..io.images import from_uint8, to_uint8
@@ -21,6 +20,7 @@ from ..strategies.iterators import iter_decode, iter_encode
 from ..strategies.strategy import Strips, min_full_stages
 from ..version import __version__
 from ..weights.files import digest_tree
+from .terminal import Show
 
 # Work that may be lost when the process is killed.
 _FLUSH_SECONDS = 2
@@ -58,6 +58,7 @@ def decode_large(
     *,
     size: tuple[int, int],
     reading: dict[str, Any],
+    show: Show,
 ) -> str:
     """Decode a latent (1, h, w, z) into a .npy or TIFF file of 8-bit pixels.
 
@@ -68,6 +69,10 @@ def decode_large(
         target: File to write.
         size: Height and width to crop to.
         reading: How that file was read, as JSON types.
+        show: Shows progress.
+
+    Returns:
+        A note if rows of an earlier run were there.
     """
     if latent.shape[0] != 1:
         raise MediaFileError(
@@ -84,12 +89,15 @@ def decode_large(
         for strip in iter_decode(vae.params, latent, config=config, **options):
             yield to_uint8(np.asarray(strip[0, :, :w]))
 
-    resumed = _fill(array, strips, source)
-    return f"{target}: {w}x{h}{resumed}"
+    return _fill(array, strips, source, show)
 
 
-def encode_large(vae: AutoencoderTiny, source: Path, target: Path) -> str:
+def encode_large(
+    vae: AutoencoderTiny, source: Path, target: Path, show: Show
+) -> tuple[tuple[int, ...], str]:
     """Encode a .npy or TIFF file of 8-bit pixels (h, w, 3) into a .npy file of a latent.
+
+    It returns the latent's shape (h, w, z), and a note as `decode_large` does.
 
     .npy holds neither the model nor the image's size, so `decode` cannot check or crop to them.
     """
@@ -117,8 +125,7 @@ def encode_large(vae: AutoencoderTiny, source: Path, target: Path) -> str:
             check_finite(latent)
             yield latent
 
-    resumed = _fill(array, strips, source)
-    return f"{target}: latent {h}x{w}x{shape[3]}{resumed}"
+    return shape[1:], _fill(array, strips, source, show)
 
 
 def _strip_rows(width: int) -> int:
@@ -127,20 +134,22 @@ def _strip_rows(width: int) -> int:
 
 
 def _fill(
-    array: ResumableArrayWriter, strips: Callable[[int], Iterable[np.ndarray]], source: Path
+    array: ResumableArrayWriter,
+    strips: Callable[[int], Iterable[np.ndarray]],
+    source: Path,
+    show: Show,
 ) -> str:
     """Append the remaining strips; return a note if rows of an earlier run were there."""
     resumed = f", resumed at row {array.rows}" if array.rows else ""
-    progress, flushed, name = sys.stderr.isatty(), time.monotonic(), one_line(source)
+    flushed = time.monotonic()
+    show(f"{source}: compiling for its width")
     try:
         for strip in strips(array.rows) if array.rows < array.height else ():
             array.append(strip[: array.height - array.rows])
             if time.monotonic() - flushed >= _FLUSH_SECONDS:
                 array.flush()
                 flushed = time.monotonic()
-            if progress:
-                share = array.rows / array.height
-                print(f"\r\033[K{name}: {share:.0%}", end="", file=sys.stderr, flush=True)
+            show(f"{source}: {array.rows / array.height:.0%}")
         array.close()
     except (ValueError, TypeError):  # a restart would fail again
         array.discard()
@@ -148,9 +157,6 @@ def _fill(
     except BaseException:
         array.suspend()
         raise
-    finally:
-        if progress:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
     return resumed
 
 

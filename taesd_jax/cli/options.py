@@ -21,27 +21,20 @@ import taesd_jax
 
 from .. import weights
 from ..autoencoder import AutoencoderTiny
-from ..config import VARIANTS
-from ..errors import CheckpointError, MediaFileError, describe_error, escape_controls, one_line
-from ..io.files import check_regular
+from ..errors import CheckpointError, MediaFileError, describe_error, one_line
+from ..io.files import check_regular, command_of
 from ..io.images import read_image
+from ..io.latent_content import READABLE
 from ..io.listing import drop_repeated, find_images, is_list
 from ..model.layers import Component
-from ..weights.sources import find_local
+from ..video.config import VIDEO_VARIANTS
+from ..video.tensors import difference
+from ..weights.files import read_header
+from ..weights.sources import NAMES, find_local
+from .terminal import Show, print_report, say, status_line
 
-MODEL_HELP = (
-    "a safetensors file; PATH for PATH_encoder.safetensors and PATH_decoder.safetensors; a folder; "
-    "a hub id; one of " + ", ".join(VARIANTS) + "; or small, which comes with this package"
-)
-IMAGES_HELP = "image files, folders or glob patterns"
-LONGEST_HELP = "longest side in pixels; larger images are resized to it (default: %(default)s)"
-
-
-def positive_integer(text: str) -> int:
-    """Parse a positive integer of the command line."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer of 1 or more, got {text!r}")
-    return int(text)
+# Makes a result of a file; returns a line of the report, and what `--json` reports.
+Work = Callable[[Path, Path, Show], tuple[str, dict[str, Any]]]
 
 
 def convert_package() -> ModuleType:
@@ -58,9 +51,22 @@ def convert_package() -> ModuleType:
 
 def load_checkpoint(source: str) -> weights.Checkpoint:
     """Load a checkpoint as `taesd_jax.load` does, or .pth files where torch is installed."""
+    if names := video_variants(source):
+        raise CheckpointError(
+            f"{source}: a video model ({' or '.join(names)}); decode-video and encode-video run it"
+        )
     files = find_local(source)
     is_torch = files is not None and files.are_pickles
     return convert_package().load_pth(source) if is_torch else weights.load(source)
+
+
+def video_variants(source: str) -> list[str]:
+    """Return the video variants that a file may hold; none for a model of images."""
+    path = Path(source).expanduser()
+    if source in NAMES or path.suffix != ".safetensors" or not path.is_file():
+        return []
+    shapes = read_header(path).shapes
+    return [name for name, row in VIDEO_VARIANTS.items() if not difference(shapes, row)]
 
 
 def load_vae(source: str, *, thumbnails: str | None = None, **options: Any) -> AutoencoderTiny:
@@ -83,7 +89,10 @@ def model_on_device(args: argparse.Namespace, *components: Component) -> Iterato
         available = ", ".join(sorted({d.platform for d in jax.devices()}))
         raise ValueError(f"no device {args.device!r}; available: {available}") from error
     with jax.default_device(device):
-        vae = load_vae(args.model, thumbnails=getattr(args, "thumbnails", None), dtype=args.dtype)
+        with status_line(args) as show:
+            show(f"loading {args.model}")
+            thumbnails = getattr(args, "thumbnails", None)
+            vae = load_vae(args.model, thumbnails=thumbnails, dtype=args.dtype)
         for component in components:
             vae.check_loaded(component)
         yield vae
@@ -98,22 +107,32 @@ def expand_images(sources: list[str]) -> list[Path]:
     return drop_repeated(itertools.chain.from_iterable(map(find_images, sources)))
 
 
-def expand(sources: list[str]) -> list[Path]:
-    """List the files of paths and patterns, each once.
+def expand_latents(sources: list[str]) -> list[Path]:
+    """List the latent files of paths, folders and patterns, each once.
 
     Raises:
-        MediaFileError: A pattern matches nothing.
+        MediaFileError: A folder or pattern has none.
     """
     files: list[Path] = []
     for source in sources:
         path = Path(source)
         found = [path]
-        if is_list(source) and not path.is_dir():
+        if path.is_dir():
+            found = [file for file in sorted(path.rglob("*")) if _may_be_latent(file)]
+        elif is_list(source):
             found = [Path(name) for name in sorted(glob.glob(source, recursive=True))]
         if not found:
-            raise MediaFileError(f"no file matches {source!r}")
+            raise MediaFileError(f"no latents in {source!r}; name the files themselves")
         files += found
     return drop_repeated(files)
+
+
+def _may_be_latent(path: Path) -> bool:
+    """Return whether a file in a folder is taken for a latent: images and models may be there."""
+    suffix = path.suffix.lower()
+    if not path.is_file() or suffix not in READABLE:
+        return False
+    return suffix in (".npy", ".npz", ".latent") or command_of(path) == "encode"
 
 
 def read_resized(paths: list[Path], longest: int, shortest: int) -> Iterator[np.ndarray]:
@@ -138,36 +157,50 @@ def read_resized(paths: list[Path], longest: int, shortest: int) -> Iterator[np.
         yield image
 
 
-def say(line: str) -> None:
-    """Print a line at once, harmless whatever names of files are in it."""
-    print(escape_controls(line), flush=True)
-
-
 def for_each(
-    inputs: list[Path], results: list[Path], work: Callable[[Path, Path], str], *, debug: bool
+    args: argparse.Namespace,
+    inputs: list[Path],
+    results: list[Path],
+    work: Work,
+    *,
+    prefix: str = "",
 ) -> int:
-    """Call `work` for each file and print its result; report files that fail and continue.
+    """Call `work` for each file; report its line and fields, or why it failed, and continue.
+
+    Args:
+        args: With `debug` and `json`.
+        inputs: The files.
+        results: What `work` writes for each.
+        work: Called with a file, its result and what shows progress.
+        prefix: Left out of names in the report.
 
     Returns:
         The exit status: 1 if a file failed.
     """
-    failed = 0
+    files: list[dict[str, Any]] = []
     for i, (source, result) in enumerate(zip(inputs, results, strict=True), 1):
         start = time.perf_counter()
         count = f"[{i}/{len(inputs)}] " if len(inputs) > 1 else ""
+        entry: dict[str, Any] = {"input": str(source).removeprefix(prefix)}
+        files.append(entry)
         try:
             check_regular(source)
-            line = work(source, result)
+            with status_line(args) as show:
+                line, fields = work(source, result, show)
         except BrokenPipeError:
             raise
         except Exception as error:
-            if debug:
+            if args.debug:
                 raise
-            failed += 1
             message = describe_error(error)
             if f"{source}:" not in message and f"'{source}'" not in message:
                 message = f"{source}: {message}"
-            print(f"taesd-jax: error: {count}{one_line(message)}", file=sys.stderr)
+            entry["error"] = one_line(message.replace(prefix, ""))
+            print(f"taesd-jax: error: {count}{entry['error']}", file=sys.stderr)
         else:
-            say(f"{count}{line}  ({time.perf_counter() - start:.1f} s)")
-    return 1 if failed else 0
+            seconds = time.perf_counter() - start
+            entry |= {**fields, "seconds": round(seconds, 3)}
+            if not args.json:
+                say(f"{count}{line.replace(prefix, '')}  ({seconds:.1f} s)")
+    print_report(args, {"files": files}, ())
+    return int(any("error" in entry for entry in files))

@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import MediaFileError, UsageError
 from ..io.arrays import partial_path
 from ..io.files import command_of, resolve_target, signature, write_files
+from ..io.listing import is_list
 from ..model.layers import COMPONENTS
 from ..weights.files import CONFIG_FILE
 from ..weights.sources import PICKLES, pair_file
@@ -21,28 +22,24 @@ _OUTPUTS = ("output", "target", "json", "plot")
 _MODELS = ("model", "models", "init", "teacher")
 
 
-def add_overwrite(parser: argparse.ArgumentParser) -> None:
-    """Add the option `--overwrite`."""
-    text = "replace existing files, also those that another program or command wrote"
-    parser.add_argument("--overwrite", action="store_true", help=text)
-
-
-def file_name(text: str) -> str:
-    """Parse the name of a file or folder to write."""
-    if not text:
-        raise argparse.ArgumentTypeError("expected the name of a file or folder, got ''")
-    return text
-
-
 def output_paths(
-    inputs: list[Path], output: str | None, suffix: str, *, check_suffix: Callable[[Path], object]
+    inputs: list[Path],
+    sources: list[str],
+    output: str | None,
+    *,
+    model: str,
+    suffix: str,
+    check_suffix: Callable[[Path], object],
 ) -> list[Path]:
-    """Return the path of each input's result.
+    """Return the path of each input's result, named after the input and the model.
 
     Args:
         inputs: The input files.
-        output: None to write next to each input; a folder, which exists or ends with a slash; a
-            folder to create, without a suffix, for several results; or a file.
+        sources: Files, folders and patterns that they come from; a folder's subfolders are kept.
+        output: None to write next to a single input, or for several into a folder named after the
+            model; a folder, which exists or ends with a slash; a folder to create, without a
+            suffix, for several results; or a file.
+        model: The model's name or path.
         suffix: Replaces the input's suffix, such as ".decoded.png".
         check_suffix: Raises MediaFileError for a file of another format.
 
@@ -50,11 +47,20 @@ def output_paths(
         MediaFileError: Two results would have the same name.
         UsageError: `output` names neither a folder nor a file that can be written.
     """
-    names = [f"{path.stem.removesuffix('.latent')}{suffix}" for path in inputs]
+    several = len(inputs) > 1 or any(map(is_list, sources))
+    model = f".{Path(os.path.abspath(model)).stem}"
+    stems = [path.stem.removesuffix(".latent").removesuffix(model) for path in inputs]
+    names = [f"{stem}{model}{suffix}" for stem in stems]
+    if output is None and several:
+        output = f"{Path(model + suffix).stem.removeprefix('.')}{os.sep}"
     if output is None:
         results = [path.with_name(name) for path, name in zip(inputs, names, strict=True)]
-    elif _is_folder(output, len(inputs)):
-        results = [Path(output) / name for name in names]
+    elif _is_folder(output, several):
+        folders = [Path(source) for source in sources if Path(source).is_dir()]
+        results = [
+            Path(output, _below(path, folders), name)
+            for path, name in zip(inputs, names, strict=True)
+        ]
     else:
         folder = f"{Path(output).with_suffix('')}/"
         if Path(folder).is_file():
@@ -68,6 +74,11 @@ def output_paths(
         except MediaFileError as error:
             raise UsageError(f"-o {error}; a folder ends with a slash, -o {folder}") from error
         results = [Path(output)]
+    _check_different(inputs, results)
+    return results
+
+
+def _check_different(inputs: list[Path], results: list[Path]) -> None:
     sources: dict[str, Path] = {}
     for source, result in zip(inputs, results, strict=True):
         if other := sources.get(target := os.path.realpath(result)):
@@ -76,7 +87,12 @@ def output_paths(
                 f"each, with -o and a name of its own"
             )
         sources[target] = source
-    return results
+
+
+def _below(path: Path, folders: list[Path]) -> Path:
+    """Return the subfolder of a file in the folder that it was found in."""
+    folder = next((folder for folder in folders if path.is_relative_to(folder)), path.parent)
+    return path.parent.relative_to(folder)
 
 
 def check_outputs(
@@ -119,13 +135,13 @@ def write_json(args: argparse.Namespace, path: str, report: dict[str, Any]) -> N
     write_files({Path(path): (json.dumps(report, indent=2) + "\n").encode()})
 
 
-def _is_folder(output: str, count: int) -> bool:
+def _is_folder(output: str, several: bool) -> bool:
     path = Path(output)
     if output.endswith(("/", os.sep)) or path.is_dir():
         if path.is_file():
             raise MediaFileError(f"{path} is a file; name another folder")
         return True
-    return count > 1 and not path.suffix and not path.exists()
+    return several and not path.suffix and not path.exists()
 
 
 def _named_files(args: argparse.Namespace) -> Iterable[Path]:

@@ -18,22 +18,9 @@ from ..io.images import from_uint8, pad_image
 from ..io.latent_content import check_archive
 from ..io.latents import check_finite
 from ..io.videos import check_video_path, read_video, write_video
-from ..video import VIDEO_VARIANTS, AutoencoderTinyVideo, num_frames
-from .options import positive_integer, say
-from .outputs import add_overwrite, check_not_inputs, check_outputs, file_name
-
-
-def add_decode_video_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `taesd-jax decode-video`."""
-    add = parser.add_argument
-    text = "a .npy file, also larger than memory, or a .npz file of one array: (t, h, w, z)"
-    add("latents", help=text)
-    text = "a folder, for numbered PNG files, or a .mp4, .mkv, .mov or .webm file, with PyAV"
-    add("-o", "--output", type=file_name, required=True, help=text)
-    text = "axes of the latents (default: %(default)s)"
-    add("--data-format", type=str.upper, choices=("THWC", "CTHW"), default="THWC", help=text)
-    add("--fps", type=_rate, default=24, help="frames a second (default: %(default)s)")
-    _add_common_arguments(parser)
+from ..video import AutoencoderTinyVideo, num_frames
+from .outputs import check_not_inputs, check_outputs
+from .terminal import say
 
 
 def run_decode_video(args: argparse.Namespace) -> int:
@@ -51,15 +38,6 @@ def run_decode_video(args: argparse.Namespace) -> int:
     height, width = (vae.config.spatial_factor * side for side in latents.shape[2:4])
     say(f"{target}: {count} frames of {width}x{height}")
     return 0
-
-
-def add_encode_video_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `taesd-jax encode-video`."""
-    add = parser.add_argument
-    add("video", help="a video file, with PyAV, or a folder of images in the order of their names")
-    text = "a .npy file, for latents (t, h, w, z)"
-    add("-o", "--output", type=file_name, required=True, help=text)
-    _add_common_arguments(parser)
 
 
 def run_encode_video(args: argparse.Namespace) -> int:
@@ -81,18 +59,6 @@ def run_encode_video(args: argparse.Namespace) -> int:
     write_files({target: buffer.getvalue()})
     say(f"{target}: latents {'x'.join(map(str, joined.shape))}")
     return 0
-
-
-def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--model", required=True, help="a safetensors file of published names")
-    text = "the variant, where the name of the file and its tensors leave several"
-    add("--variant", choices=tuple(VIDEO_VARIANTS), help=text)
-    text = "latents computed at a time (default: %(default)s)"
-    add("--chunk", type=positive_integer, default=1, help=text)
-    text = "dtype of the computation (default: %(default)s)"
-    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help=text)
-    add_overwrite(parser)
 
 
 def _load(args: argparse.Namespace) -> AutoencoderTinyVideo:
@@ -141,14 +107,3 @@ def _progress(frames: Iterator[Any], total: int | None, source: Path) -> Iterato
             print(text, end="", file=sys.stderr, flush=True)
     finally:
         print("\r\033[K", end="", file=sys.stderr, flush=True)
-
-
-def _rate(text: str) -> float:
-    """Parse frames a second."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.01 <= value <= 1000:
-        raise argparse.ArgumentTypeError(f"expected a number of 0.01 to 1000, got {text!r}")
-    return value

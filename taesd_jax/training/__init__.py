@@ -1,19 +1,13 @@
 """Train encoders and decoders; needs the extra `train`: pip install 'taesd-jax[train]'."""
 
-from ..errors import TrainingError
-from ..io.listing import list_images
-from .recipe import Recipe
-from .registry import LOSSES
-from .run_options import RunOptions
-from .student import new_student
-from .trainer import train
+from __future__ import annotations
 
-__all__ = [
-    "LOSSES",
-    "Recipe",
-    "RunOptions",
-    "TrainingError",
-    "list_images",
-    "new_student",
-    "train",
-]
+from typing import TYPE_CHECKING
+
+from ..lazy import public_names
+
+if TYPE_CHECKING:
+    from .public import *  # noqa: F403
+    from .public import __all__ as __all__
+
+__getattr__, __dir__ = public_names(__name__)

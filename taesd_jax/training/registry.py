@@ -6,15 +6,11 @@ The step, the recipe's checks, the command's help and the page on training all c
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable
-from typing import Literal
-
-import jax
+from typing import Any, Literal
 
 from ..model.layers import COMPONENTS, Component
-from . import losses
-from .discriminator import adversarial
-from .features import feature_distance, response_distance
 
 # What a loss compares between the student and its target. "output": what the component computes, a
 # decoder's images or an encoder's latents. "images": for an encoder, those that the decoder it
@@ -30,7 +26,7 @@ class Loss:
 
     Attributes:
         compares: What `function` takes, first of the student, then of its target.
-        function: Returns the loss.
+        source: Where `function` is, as module.name of this package: the table needs no JAX.
         weight: Default weight, which suits a sum with `mse=1`; from the card of `small`.
         summary: What it measures, for help texts.
         extras: What else `function` takes, by name.
@@ -40,7 +36,7 @@ class Loss:
     """
 
     compares: Compared
-    function: Callable[..., jax.Array]
+    source: str
     weight: float
     summary: str
     extras: tuple[Extra, ...] = ()
@@ -48,37 +44,45 @@ class Loss:
     multiple: int = 1
     components: tuple[Component, ...] = COMPONENTS
 
+    @property
+    def function(self) -> Callable[..., Any]:
+        """What returns the loss."""
+        module, name = self.source.split(".")
+        return getattr(importlib.import_module(f".{module}", __package__), name)
+
 
 LOSSES = {
-    "mse": Loss("output", losses.mse, 1.0, "squared error of images or, of an encoder, latents"),
-    "amplitude": Loss("output", losses.amplitude, 0.2, "amplitudes of their Fourier transforms"),
+    "mse": Loss("output", "losses.mse", 1.0, "squared error of images or, of an encoder, latents"),
+    "amplitude": Loss("output", "losses.amplitude", 0.2, "amplitudes of their Fourier transforms"),
     "mse_eighth": Loss(
-        "images", losses.mse_eighth, 3.0, "squared error at 1/8 of the size: colours", multiple=8
+        "images", "losses.mse_eighth", 3.0, "squared error at 1/8 of the size: colours", multiple=8
     ),
-    "dssim": Loss("images", losses.dssim, 0.05, "structure: 1 - SSIM", min_size=11),
-    "texture": Loss("images", losses.texture, 10.0, "local strength of texture", min_size=9),
+    "dssim": Loss("images", "losses.dssim", 0.05, "structure: 1 - SSIM", min_size=11),
+    "texture": Loss("images", "losses.texture", 10.0, "local strength of texture", min_size=9),
     "patches": Loss(
-        "images", losses.patches, 40.0, "local distribution of patches", ("key",), min_size=24
+        "images", "losses.patches", 40.0, "local distribution of patches", ("key",), min_size=24
     ),
     "encoded_patches": Loss(
         "encoder_features",
-        losses.encoded_patches,
+        "losses.encoded_patches",
         1.6,
         "the same of the teacher's encoder features, which tell lines from noise",
         ("key",),
         min_size=24,
     ),
-    "features": Loss("features", feature_distance, 0.1, "squared error of the teacher's features"),
+    "features": Loss(
+        "features", "features.feature_distance", 0.1, "squared error of the teacher's features"
+    ),
     "response": Loss(
         "features",
-        response_distance,
+        "features.response_distance",
         0.1,
         "the same, weighted by the sensitivity of the teacher's output",
         ("sensitivity",),
     ),
     "adversarial": Loss(
         "output",
-        adversarial,
+        "discriminator.adversarial",
         1.5,
         "scores of a patch discriminator trained alongside",
         ("discriminator", "latent"),

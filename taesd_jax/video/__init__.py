@@ -4,34 +4,14 @@ Videos are floating point (n, frames, height, width, 3) in [-1, 1], latents (n, 
 diffusion model uses them.
 """
 
-from .advance import init_state, init_video
-from .autoencoder import AutoencoderTinyVideo
-from .checkpoints import VideoCheckpoint, load_video, save_video
-from .config import VIDEO_VARIANTS, VideoConfig
-from .frames import frame_indices, num_frames, num_latents
-from .functional import decode_step, decode_video, encode_video
-from .iterators import iter_decode_frames, iter_encode_frames
-from .tensors import from_tensors, to_tensors
-from .wan import WanVAE
+from __future__ import annotations
 
-__all__ = [
-    "VIDEO_VARIANTS",
-    "AutoencoderTinyVideo",
-    "VideoCheckpoint",
-    "VideoConfig",
-    "WanVAE",
-    "decode_step",
-    "decode_video",
-    "encode_video",
-    "frame_indices",
-    "from_tensors",
-    "init_state",
-    "init_video",
-    "iter_decode_frames",
-    "iter_encode_frames",
-    "load_video",
-    "num_frames",
-    "num_latents",
-    "save_video",
-    "to_tensors",
-]
+from typing import TYPE_CHECKING
+
+from ..lazy import public_names
+
+if TYPE_CHECKING:
+    from .public import *  # noqa: F403
+    from .public import __all__ as __all__
+
+__getattr__, __dir__ = public_names(__name__)

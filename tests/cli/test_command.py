@@ -50,12 +50,12 @@ def refuse(capsys, message, *args, status=1):
 @pytest.mark.parametrize("format_", ["npz", "npy", "safetensors", "png"])
 def test_encode_then_decode(capsys, photo, format_):
     out = run(capsys, "encode", photo, "--model", "m.safetensors", "--format", format_)
-    assert re.search(rf"cat\.latent\.{format_}\b.*3x5x4", out)
-    latent = photo.with_name(f"cat.latent.{format_}")
+    assert re.search(rf"cat\.m\.latent\.{format_}\b.*3x5x4", out)
+    latent = photo.with_name(f"cat.m.latent.{format_}")
     out = run(capsys, "decode", latent, "--model", "m.safetensors")
     size = "40x24" if format_ == "npy" else "37x21"
-    assert re.search(rf"cat\.decoded\.png\b.*{size}", out)
-    decoded = read_image("cat.decoded.png")
+    assert re.search(rf"cat\.m\.decoded\.png\b.*{size}", out)
+    decoded = read_image(photo.with_name("cat.m.decoded.png"))
     vae = taesd_jax.AutoencoderTiny.from_pretrained("m.safetensors")
     image = read_image(photo)
     padded = np.pad(image, ((0, 3), (0, 3), (0, 0)), mode="edge")[None]
@@ -81,30 +81,32 @@ def test_a_terminal_sees_what_is_under_way(capsys, photo, monkeypatch):
     (photo.parent / "a.png").write_text("no image")
     assert main(["encode", "a.png", "cat.png", "--model", "m.safetensors"]) == 1
     out, err = capsys.readouterr()
-    assert "cat.latent.npz" in out
-    assert re.search(r"a\.png: compiling.*\r\x1b\[Ktaesd-jax: error: .*a\.png", err)
-    assert re.search(r"cat\.png: compiling.*\r\x1b\[K$", err)
+    assert "cat.m.latent.npz" in out
+    assert re.search(r"loading m\.safetensors.*\r\x1b\[Ktaesd-jax: error: .*a\.png", err)
+    assert re.search(r"cat\.png: compiling for 37x21\r\x1b\[K$", err)
+    assert main(["encode", "cat.png", "--model", "m.safetensors", "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
 
 
 def test_several_images_and_globs(capsys, photo):
     shutil.copy(photo, "dog.png")
     out = run(capsys, "encode", "*.png", "cat.png", "--model", "m.safetensors", "-o", "out/")
-    assert "[1/2] out/cat.latent.npz" in out
-    assert "[2/2] out/dog.latent.npz" in out
-    assert sorted(os.listdir("out")) == ["cat.latent.npz", "dog.latent.npz"]
+    assert "[1/2] out/cat.m.latent.npz" in out
+    assert "[2/2] out/dog.m.latent.npz" in out
+    assert sorted(os.listdir("out")) == ["cat.m.latent.npz", "dog.m.latent.npz"]
     run(capsys, "decode", "out/*.npz", "--model", "m.safetensors", "-o", "out")
-    assert sorted(os.listdir("out"))[1::2] == ["cat.latent.npz", "dog.latent.npz"]
-    assert sorted(os.listdir("out"))[::2] == ["cat.decoded.png", "dog.decoded.png"]
+    assert sorted(os.listdir("out"))[1::2] == ["cat.m.latent.npz", "dog.m.latent.npz"]
+    assert sorted(os.listdir("out"))[::2] == ["cat.m.decoded.png", "dog.m.decoded.png"]
 
 
 def test_one_broken_image_does_not_stop_the_others(capsys, photo):
     (photo.parent / "a.png").write_text("no image")
     assert main(["encode", "a.png", "cat.png", "--model", "m.safetensors"]) == 1
     out, err = capsys.readouterr()
-    assert "[2/2] cat.latent.npz" in out
+    assert "[2/2] m.latent/cat.m.latent.npz" in out
     assert err.count("\n") == 1
     assert err.startswith("taesd-jax: error: [1/2] a.png: ")
-    assert not os.path.exists("a.latent.npz")
+    assert os.listdir("m.latent") == ["cat.m.latent.npz"]
 
 
 def test_links_in_a_loop_and_pipes_do_not_stop_the_others(capsys, photo):
@@ -212,7 +214,7 @@ def test_outputs_never_replace_inputs_or_each_other(capsys, photo):
     refuse(capsys, r"cat\.png.*input", "roundtrip", photo, "-o", photo, *options)
     os.mkdir("other")
     shutil.copy(photo, "other/cat.png")
-    message = r"cat\.png.*other/cat\.png.*out/cat\.latent\.npz"
+    message = r"cat\.png.*other/cat\.png.*out/cat\.m\.latent\.npz"
     refuse(capsys, message, "encode", "cat.png", "other/cat.png", "-o", "out", *options)
     args = ["encode", "cat.png", "other/cat.png", "-o", "m.safetensors", *options]
     refuse(capsys, r"m\.safetensors.*2 .*folder", *args, status=2)
@@ -233,10 +235,11 @@ def test_patterns_leave_out_our_own_results(capsys, photo):
     for _ in range(2):
         out = run(capsys, "roundtrip", "*.png", *options)
         assert re.match(r"cat\.png\b.*37x21", out)
+        run(capsys, "roundtrip", "cat.png", *options)
     run(capsys, "encode", "*.png", "./cat.png", "--format", "png", *options)
-    assert sorted(os.listdir()) == [
-        "cat.latent.png", "cat.m.roundtrip.png", "cat.png", "m.safetensors"
-    ]  # fmt: skip
+    assert os.listdir("m.roundtrip") == ["cat.m.roundtrip.png"]
+    assert os.listdir("m.latent") == ["cat.m.latent.png"]
+    assert os.path.exists("cat.m.roundtrip.png")
 
 
 def test_errors_of_any_kind_stay_one_line(capsys, folder, monkeypatch):

@@ -1,7 +1,6 @@
 """The command that compares models on images."""
 
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -26,9 +25,10 @@ def vae(working_folder, photos):
 @pytest.mark.slow
 def test_models_are_measured_by_their_own_latents(vae, capsys):
     command = ["compare", "mine", "other", "--images", "a.png", "b.png"]
-    assert cli.main([*command, "--json", "figures.json"]) == 0
+    assert cli.main([*command, "--json"]) == 0
     out, err = capsys.readouterr()
-    figures = json.loads(Path("figures.json").read_text())
+    assert err == ""
+    figures = json.loads(out)
     assert figures["images"] == ["a.png", "b.png"]
     rows = [(row["decoder"], row["encoder"]) for row in figures["rows"]]
     assert rows == [("mine", "mine"), ("other", "other")]  # their latents are not alike
@@ -41,9 +41,6 @@ def test_models_are_measured_by_their_own_latents(vae, capsys):
     expected = np.mean(figures_of_images, axis=0)
     got = [figures["rows"][0][name] for name in ("psnr", "ssim", "gmsd", "sharpness")]
     assert got == pytest.approx(expected, abs=1e-3)
-    assert len(out.splitlines()) == 3
-    assert f"{expected[0]:.2f}" in out
-    assert "image 2 of 2" in err
 
 
 def test_the_first_models_latents_are_decoded_by_all_that_can(vae, capsys):
@@ -52,6 +49,9 @@ def test_the_first_models_latents_are_decoded_by_all_that_can(vae, capsys):
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
     assert [row[:2] for row in rows] == [["mine", "mine"], ["again", "mine"], ["again", "again"]]
     assert rows[0][2:] == rows[1][2:] == rows[2][2:]
+    assert cli.main(["compare", "mine", "--images", "a.png", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert f"{row['psnr']:.2f}" == rows[0][2]
 
 
 def test_images_that_are_not_there_are_an_error(vae, capsys):

@@ -202,11 +202,23 @@ def test_closed_streams(closed, work):
     assert subprocess.run(["sh", "-c", shell], capture_output=True, check=False).returncode == 1
 
 
-@pytest.mark.parametrize("flags", [["--version"], ["--help"], ["explode"], []])
-def test_help_needs_no_jax(flags, work):
-    code = "import sys; from taesd_jax.cli import main\n"
-    code += f"try: main({flags})\nexcept SystemExit: assert 'numpy' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+WITHOUT_JAX = """
+import sys
+from taesd_jax.cli import command, main
+alone = ["--version"], ["--help"], ["--completion"], ["explode"], [], ["--complete", "train", ""]
+names = command._COMMANDS
+for words in (*alone, *([n, "--help"] for n in names), *([n, "--explode"] for n in names)):
+    try:
+        main(words)
+    except SystemExit:
+        pass
+    assert not {"jax", "numpy"} & {*sys.modules}, words
+"""
+
+
+def test_help_and_usage_errors_need_no_jax(work):
+    command = [sys.executable, "-c", WITHOUT_JAX]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -230,5 +242,5 @@ def test_names_that_the_terminal_cannot_show(work):
     process = start(*arguments, PYTHONIOENCODING="cp1252", PYTHONUTF8="0")
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
-    assert "\\u732b.latent.npz" in out
-    assert Path("last.latent.npz").exists()
+    assert "\\u732b.model.latent.npz" in out
+    assert Path("model.latent/last.model.latent.npz").exists()

@@ -1,6 +1,5 @@
 """What commands may write: never over an input, nor over a file that is not theirs."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -101,9 +100,6 @@ def test_inputs_of_any_option_are_never_written_over(capsys, folder):
         ["encode", "a.png", "--model", "pair", "-o", "pair_decoder.safetensors"],
         ["decode", "z.npy", *MODEL, "--thumbnails", "t.png", "-o", "t.png"],
         ["decode", ".x.partial.npy", *MODEL, "-o", "x.npy"],
-        ["compare", "m.safetensors", "--images", "a.png", "--json", "a.png"],
-        ["compare", "m.safetensors", "--images", "a.png", "--json", "m.safetensors"],
-        ["verify", "m.safetensors", "--image", "a.png", "--json", "a.png"],
     ):
         if "--thumbnails" in args:
             Path("t.png").write_bytes(b"heads")
@@ -120,12 +116,6 @@ def test_inputs_of_any_option_are_never_written_over(capsys, folder):
 
 
 def test_reports_replace_reports_only(capsys, folder):
-    args = ["compare", "m.safetensors", "--images", "a.png", "--json", "x.json"]
-    assert main(args) == 0
-    assert list(json.loads(Path("x.json").read_text())) == ["software", "images", "rows"]
-    assert main(args) == 0
-    Path("x.json").write_text("{}")
-    assert "--overwrite" in refused(capsys, *args)
     bench = ["bench", "--sizes", "8", "--peers", "none", "--rounds", "1"]
     for option in ("--json", "--plot"):
         assert "--overwrite" in refused(capsys, *bench, option, "a.png")
@@ -163,7 +153,7 @@ def test_clashes_are_found_before_the_model_is_loaded(capsys, folder):
     err = refused(capsys, "encode", "a.png", *none, "-o", "x", status=2)
     assert "-o x/" in err
     assert main(["encode", "a.png", *MODEL, "-o", "x/"]) == 0
-    assert os.listdir("x") == ["a.latent.npz"]
+    assert os.listdir("x") == ["a.m.latent.npz"]
     err = refused(capsys, "decode", "z.npy", *none, "-o", "x.npy", "--scale", "1/2", status=2)
     assert "x.npy" in err
 
@@ -172,7 +162,7 @@ def test_clashes_are_found_before_the_model_is_loaded(capsys, folder):
     "args",
     [
         ["encode", "a.png", "-o", ""],
-        ["compare", "m.safetensors", "--images", "a.png", "--json", ""],
+        ["bench", "--json", ""],
         ["convert", "m.safetensors", ""],
         ["train", "decoder", "a.png", "-o", ""],
     ],
@@ -193,8 +183,10 @@ def test_a_folder_stands_for_its_images_and_not_for_results(capsys, folder):
         assert main(["roundtrip", "photos", *MODEL]) == 0
         assert main(["roundtrip", "photos/a.png", *MODEL, "-o", "photos/both.png"]) == 0
         assert main(["encode", "photos/", "photos/*.png", *MODEL, "--format", "png"]) == 0
-        assert main(["decode", "photos/*.latent.png", *MODEL]) == 0
-        assert "[2/2] photos/more/b.latent.png" in capsys.readouterr().out
+        assert main(["decode", "m.latent", *MODEL, "-o", "photos"]) == 0
+        out = capsys.readouterr().out
+        assert "[2/2] m.latent/more/b.m.latent.png" in out
+        assert "[2/2] photos/more/b.m.decoded.png" in out
     Path("empty").mkdir()
     assert "no images in 'empty'" in refused(capsys, "encode", "empty", *MODEL)
 
@@ -204,7 +196,7 @@ def test_one_file_under_two_names_is_named(capsys, folder):
     os.link("a.png", "hard.png")
     args = ["encode", "a.png", "./a.png", "link.png", "hard.png", *MODEL, "-o", "out/"]
     assert main(args) == 0
-    assert os.listdir("out") == ["a.latent.npz"]
+    assert os.listdir("out") == ["a.m.latent.npz"]
     err = capsys.readouterr().err.splitlines()
     assert [line.split(";")[0] for line in err] == [
         f"taesd-jax: warning: {name} and a.png are one file" for name in ("link.png", "hard.png")

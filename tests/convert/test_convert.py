@@ -243,16 +243,17 @@ def test_the_parity_report_sees_a_difference(monkeypatch):
     assert report.table(layers=False).count("TOO FAR") == len(bad)
 
 
-def test_verify_writes_json_and_sets_the_status(working_folder, capsys, photos):
+def test_verify_prints_a_summary_layers_or_json(working_folder, capsys, photos):
     params, config = random_model(SHORT)
     taesd_jax.save("m.safetensors", params, config, format="flax")
     taesd_jax.write_image("cat.png", photos["cat"][:40, :48])
-    assert main(["verify", "m.safetensors", "--image", "cat.png", "--json", "r.json"]) == 0
+    assert main(["verify", "m.safetensors", "--image", "cat.png"]) == 0
     # A line for each component and dtype, between the head and the verdict.
     assert len(capsys.readouterr().out.splitlines()) == 2 * 3 + 2
     assert main(["verify", "m.safetensors", "--image", "cat.png", "--layers"]) == 0
     assert len(capsys.readouterr().out.splitlines()) > 30  # and for each layer
-    report = json.loads(Path("r.json").read_text())
+    assert main(["verify", "m.safetensors", "--image", "cat.png", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
     assert report["ok"] is True
     assert {"component", "layer", "dtype", "max_error", "mean_error"} <= report["rows"][0].keys()
     assert report["rows"][0]["shape"] == [1, 40, 48, 8]

@@ -184,14 +184,14 @@ OPTION_VALUES = {
         "-o": ("", "x.zip", "x", "x.npz"),
     },
     "roundtrip ../a.png": {"-o": ("", "x.npy", "x.eps", "x.pdf")},
-    "compare ../m.safetensors --images ../a.png": {"--side": ("0", "-1", "x"), "--json": ("",)},
+    "compare ../m.safetensors --images ../a.png": {"--side": ("0", "-1", "x")},
     "fit-thumbnails ../a.png -o t.safetensors": {"--side": ("0", "-1", "1e9")},
     "convert ../m.safetensors x": {
         "--to": ("onnx", "flax", "comfyui"),
         "--variant": ("x",),
         "--dtype": ("int8",),
     },
-    "verify ../m.safetensors": {"--seed": ("x", "1.5"), "--json": ("",)},
+    "verify ../m.safetensors": {"--seed": ("x", "1.5")},
     "train decoder ../a.png --init ../m.safetensors -o run": {
         **dict.fromkeys(
             ("--steps", "--batch-size", "--crop-size", "--eval-every", "--log-every"),
@@ -255,9 +255,6 @@ def output_cases(shared):
     yield Case("outputs", ["encode", "a.png", "a.jpg", *OPTIONS], 1, clash)
     for target in ("../a.png", model, "x.json", "l.json"):
         files = {"x.json": b"{}", "l.json": lambda p: p.symlink_to("x.json")}
-        words = ["compare", model, "--images", "../a.png", "--json", target]
-        yield Case("outputs", words, 1, files)
-        yield Case("outputs", ["verify", model, "--image", "../a.png", "--json", target], 1, files)
         for option in ("--json", "--plot"):
             yield Case("outputs", ["bench", "--sizes", "8", option, target], (1, 2), files)
         yield Case("outputs", ["convert", "../m.safetensors", target], (1, 2), files)
@@ -288,6 +285,13 @@ def stream_cases():
     yield Case("streams", f"{work} 2>/dev/full", 0)
     yield Case("streams", f"{program} info nothing 2>/dev/full", 1)
     yield Case("streams", f"{program} --version >/dev/full", 1)
+    pipes = f"{program} encode - {shlex.join(OPTIONS)} -o -"
+    yield Case("streams", f"{pipes} <../a.png >x.npz; test -s x.npz", 0)
+    for odd in ("</dev/null", "<&-", "<../m.safetensors"):
+        yield Case("streams", f"{pipes} {odd} >x.npz", 1)
+    yield Case("streams", f"{pipes} <../a.png >/dev/full", 1)
+    yield Case("streams", f"{pipes} --json <../a.png", 2)
+    yield Case("streams", f"{pipes} ../a.png <../a.png", 2)
     yield Case("streams", f"({work}; echo $? >status) | true; grep -qx '0\\|141' status", 0)
     for seconds in (0.2, 0.4, 0.7, 1, 1.5, 2, 2.5, 3, 4, 5, 6):
         # Python resets what a shell's background jobs ignore.

@@ -6,7 +6,7 @@ import itertools
 import re
 from pathlib import Path
 
-from taesd_jax.cli.train import add_train_arguments
+from taesd_jax.cli.arguments.train import add_train_arguments
 from taesd_jax.training import LOSSES, Recipe
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,1 @@
+"""The arguments of the subcommands, without JAX: help, usage errors and completion take no time."""

@@ -1,0 +1,30 @@
+"""Arguments of `taesd-jax bench`."""
+
+from __future__ import annotations
+
+import argparse
+
+from ...config import VARIANTS
+from .common import add_overwrite, file_name, positive_integer
+
+PEERS = ("eager", "channels_last", "cuda_graph", "compile", "onnxruntime", "openvino")
+
+
+def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `taesd-jax bench`."""
+    add, components, default = parser.add_argument, ["decoder", "encoder"], "default: %(default)s"
+    add("--variants", nargs="+", choices=tuple(VARIANTS), default=["taesd"], help=default)
+    add("--components", nargs="+", choices=components, default=components, help=default)
+    add("--sizes", nargs="+", type=positive_integer, default=[512], help="sides of the images")
+    add("--batch", nargs="+", type=positive_integer, default=[1], help="images at a time")
+    add("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
+    add("--rounds", type=positive_integer, default=5, help=default)
+    add("--threads", type=positive_integer, help="CPU threads of each (default: all available)")
+    add("--peers", nargs="+", choices=("all", "none", *PEERS), default=["all"])
+    add("--strategies", action="store_true", help="compare our strategies in place of peers")
+    add("--peaks", action="store_true", help="peak memory, each in a process of its own")
+    add("--overhead", action="store_true", help="overhead of a call")
+    add("--json", type=file_name, metavar="FILE", help="also write the figures as JSON")
+    text = "draw the medians (needs matplotlib)"
+    add("--plot", type=file_name, metavar="FILE", help=text)
+    add_overwrite(parser)

@@ -1,0 +1,33 @@
+"""The public names of `taesd_jax.video`."""
+
+from .advance import init_state, init_video
+from .autoencoder import AutoencoderTinyVideo
+from .checkpoints import VideoCheckpoint, load_video, save_video
+from .config import VIDEO_VARIANTS, VideoConfig
+from .frames import frame_indices, num_frames, num_latents
+from .functional import decode_step, decode_video, encode_video
+from .iterators import iter_decode_frames, iter_encode_frames
+from .tensors import from_tensors, to_tensors
+from .wan import WanVAE
+
+__all__ = [
+    "VIDEO_VARIANTS",
+    "AutoencoderTinyVideo",
+    "VideoCheckpoint",
+    "VideoConfig",
+    "WanVAE",
+    "decode_step",
+    "decode_video",
+    "encode_video",
+    "frame_indices",
+    "from_tensors",
+    "init_state",
+    "init_video",
+    "iter_decode_frames",
+    "iter_encode_frames",
+    "load_video",
+    "num_frames",
+    "num_latents",
+    "save_video",
+    "to_tensors",
+]
