@@ -30,7 +30,7 @@ from ..weights.sources import BUNDLED
 from .large import decode_large, encode_large
 from .options import Work, expand_images, expand_latents, for_each, model_on_device
 from .outputs import check_outputs, output_paths
-from .pipes import piped
+from .pipes import PIPE, piped
 from .terminal import Show
 
 
@@ -127,6 +127,10 @@ def _decoder(args: argparse.Namespace, vae: AutoencoderTiny, inputs: list[Path])
         else:
             h, w = (math.ceil(side * scale) for side in (h, w))
             if len(latent) > 1:
+                if args.output == PIPE:
+                    raise MediaFileError(
+                        f"{source}: got {len(latent)} latents for one standard output; name a file"
+                    )
                 names = [f"{result.stem}-{i}{result.suffix}" for i in range(len(latent))]
                 paths = [result.with_name(name) for name in names]
                 check_outputs(args, paths, inputs)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ..errors import MediaFileError, UsageError
 
-_PIPE = "-"
+PIPE = "-"
 _STDIN, _STDOUT = 0, 1
 # First bytes of the formats that are told by their suffix elsewhere.
 _HEADS = {b"\x93NUMPY": ".npy", b"\x89PNG": ".png", b"PK": ".npz"}
@@ -50,15 +50,15 @@ def piped(args: argparse.Namespace, inputs: list[str], suffix: str) -> Iterator[
         UsageError: There is more than one input or none, or standard output is a terminal.
         MediaFileError: Standard input is empty.
     """
-    if _PIPE not in (*inputs, args.output):
+    if PIPE not in (*inputs, args.output):
         yield Piped(inputs, args.output)
         return
     _check(args, inputs)
     with tempfile.TemporaryDirectory(prefix="taesd-jax-") as folder:
         prefix = os.path.join(folder, "")
-        if inputs == [_PIPE]:
+        if inputs == [PIPE]:
             inputs = [_read(Path(folder))]
-        if args.output != _PIPE:
+        if args.output != PIPE:
             yield Piped(inputs, args.output, prefix)
             return
         result = Path(folder) / f"stdout{suffix}"
@@ -74,9 +74,9 @@ def _check(args: argparse.Namespace, inputs: list[str]) -> None:
         raise UsageError(f"- is standard input or output, for one file; got {len(inputs)} inputs")
     if args.output is None:
         raise UsageError("name the output of standard input: -o FILE, or -o - for standard output")
-    if args.output == _PIPE and args.json:
+    if args.output == PIPE and args.json:
         raise UsageError("-o - and --json would both write to standard output; name a file")
-    if args.output == _PIPE and os.isatty(_STDOUT):
+    if args.output == PIPE and os.isatty(_STDOUT):
         raise UsageError("-o - would write a binary file to this terminal; name a file, or pipe it")
 
 
