@@ -148,14 +148,20 @@ class AutoencoderTinyConfig(Mapping[str, Any]):
         return all(getattr(self, name) == getattr(default, name) for name in _NOT_IN_TENSORS)
 
     @property
+    def beyond_diffusers(self) -> str:
+        """What of this architecture diffusers' `AutoencoderTiny` cannot express, or ""."""
+        if self.encoder_stem_channels:
+            return "stages before its encoder"
+        if self.pool_channels:
+            return "blocks with GroupNorm"
+        one_width = len(set(self.encoder_block_out_channels)) == 1
+        one_width &= len(set(self.decoder_block_out_channels)) == 1
+        return "" if one_width else "stages of different widths"
+
+    @property
     def fits_diffusers(self) -> bool:
         """Whether diffusers' `AutoencoderTiny` can express this architecture."""
-        return (
-            not self.encoder_stem_channels
-            and not self.pool_channels
-            and len(set(self.encoder_block_out_channels)) == 1
-            and len(set(self.decoder_block_out_channels)) == 1
-        )
+        return not self.beyond_diffusers
 
     def replace(self, **changes: Any) -> AutoencoderTinyConfig:
         """Return a copy with the given fields changed.

@@ -25,7 +25,9 @@ def run_info(args: argparse.Namespace) -> int:
     with status_line(args) as show:
         show(f"loading {args.model}")
         names = video_variants(args.model)
-        report, lines = _describe_video(args.model, names) if names else _describe(args.model)
+        report, lines = (
+            _describe(args.model) if names is None else _describe_video(args.model, names)
+        )
     print_report(args, report, lines)
     return 0
 
@@ -60,13 +62,13 @@ def _describe(model: str) -> tuple[dict[str, Any], list[str]]:
 
 
 def _describe_video(model: str, names: list[str]) -> tuple[dict[str, Any], list[str]]:
-    # Variants that share their tensors' shapes differ in how they are run alone.
-    params, config = load_video(model, variant=names[0])
+    # Variants of equal tensors differ only in how they are run.
+    params, config = load_video(model, variant=names[0] if names else None)
     components = _summaries(params)
     report = {"video_variants": names, "files": [model], "components": components}
     report["spatial_factor"] = config.spatial_factor
     lines = [
-        f"variant         {' or '.join(names)}, of video",
+        f"video variant   {' or '.join(names) or 'not a published one'}",
         f"files           {model}",
         f"latent          {config.latent_channels} channels, 1/{config.spatial_factor} size",
     ]

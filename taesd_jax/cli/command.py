@@ -24,6 +24,8 @@ from .terminal import quiet, status_line
 # Exit status of a shell for SIGPIPE, and of argparse for wrong arguments.
 _BROKEN_PIPE = 141
 _USAGE_ERROR = 2
+# Lines of an error that are printed: a file that is no model differs in a hundred tensors.
+_MAX_LINES = 5
 
 # Options of every subcommand, before or after its name.
 _OPTIONS = {
@@ -87,8 +89,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             raise
         with contextlib.suppress(OSError):  # a full disk behind stderr
-            print(f"taesd-jax: error: {one_line(describe_error(error))}", file=sys.stderr)
+            print(f"taesd-jax: error: {one_line(_shorten(error))}", file=sys.stderr)
         return _USAGE_ERROR if isinstance(error, UsageError) else 1
+
+
+def _shorten(error: Exception) -> str:
+    """Return what an error says, of a long list only the beginning."""
+    message = describe_error(error)
+    lines = message.split("\n")
+    if len(lines) <= _MAX_LINES:
+        return message
+    more = f"and {len(lines) - _MAX_LINES} more, which --debug shows"
+    return "\n".join([*lines[:_MAX_LINES], more])
 
 
 class _Parser(argparse.ArgumentParser):

@@ -27,6 +27,7 @@ from ..io.images import read_image
 from ..io.latent_content import READABLE
 from ..io.listing import drop_repeated, find_images, is_list
 from ..model.layers import Component
+from ..video.checkpoints import CONFIG as VIDEO_CONFIG
 from ..video.config import VIDEO_VARIANTS
 from ..video.tensors import difference
 from ..weights.files import read_header
@@ -51,22 +52,21 @@ def convert_package() -> ModuleType:
 
 def load_checkpoint(source: str) -> weights.Checkpoint:
     """Load a checkpoint as `taesd_jax.load` does, or .pth files where torch is installed."""
-    if names := video_variants(source):
-        raise CheckpointError(
-            f"{source}: a video model ({' or '.join(names)}); decode-video and encode-video run it"
-        )
+    if video_variants(source) is not None:
+        raise CheckpointError(f"{source}: a video model; decode-video and encode-video run it")
     files = find_local(source)
     is_torch = files is not None and files.are_pickles
     return convert_package().load_pth(source) if is_torch else weights.load(source)
 
 
-def video_variants(source: str) -> list[str]:
-    """Return the video variants that a file may hold; none for a model of images."""
+def video_variants(source: str) -> list[str] | None:
+    """Return the video variants that a file may hold, [] for another video model, or None."""
     path = Path(source).expanduser()
     if source in NAMES or path.suffix != ".safetensors" or not path.is_file():
-        return []
-    shapes = read_header(path).shapes
-    return [name for name, row in VIDEO_VARIANTS.items() if not difference(shapes, row)]
+        return None
+    header = read_header(path)
+    names = [name for name, row in VIDEO_VARIANTS.items() if not difference(header.shapes, row)]
+    return names if names or VIDEO_CONFIG in header.metadata else None
 
 
 def load_vae(source: str, *, thumbnails: str | None = None, **options: Any) -> AutoencoderTiny:

@@ -91,9 +91,8 @@ def serialise(
         raise CheckpointError(f"params must have 'encoder' or 'decoder', got {sorted(params)}")
     if format == "diffusers" and not config.fits_diffusers:
         raise CheckpointError(
-            f"diffusers' AutoencoderTiny cannot express {config.variant or 'this model'} "
-            f"(GroupNorm branch, 32x stem or widths that differ by stage); write format "
-            f"(--to) 'original', 'comfyui' or 'flax'"
+            f"{config.variant or 'this model'} has {config.beyond_diffusers}, which diffusers' "
+            f"AutoencoderTiny cannot express; write format (--to) 'original', 'comfyui' or 'flax'"
         )
     if format in ("diffusers", "comfyui") and len(components) == 1:
         raise CheckpointError(

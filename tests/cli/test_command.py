@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from models import SMALL, random_model
 from PIL import Image
+from video_models import narrow, random_params
 
 import taesd_jax
 from taesd_jax.cli import main
 from taesd_jax.io import psnr, read_image, to_uint8, write_image
+from taesd_jax.video import VIDEO_VARIANTS, save_video
 
 
 @pytest.fixture
@@ -302,6 +304,56 @@ def test_a_latent_that_lies_about_its_image(capsys, folder):
 def says(out, *words):
     """Whether one line has all the words."""
     return any(all(word in line for word in words) for line in out.splitlines())
+
+
+def test_a_batch_does_not_clash_with_the_name_of_one(capsys, folder):
+    rng = np.random.default_rng(0)
+    for name, n in (("one", 1), ("two", 2)):
+        np.save(f"{name}.npy", rng.standard_normal((n, 2, 3, 4)).astype(np.float32))
+    (folder / "x.png").write_bytes(b"of the user's")
+    args = ["--model", "m.safetensors", "-o", "x.png"]
+    refuse(capsys, "x.png exists", "decode", "one.npy", *args)
+    run(capsys, "decode", "two.npy", *args)
+    assert sorted(p for p in os.listdir() if p.endswith("png")) == ["x-0.png", "x-1.png", "x.png"]
+
+
+def test_a_folder_stands_for_its_latents(capsys, photo):
+    options = "--model", "m.safetensors"
+    (photo.parent / "z" / "more").mkdir(parents=True)
+    run(capsys, "encode", photo, *options, "-o", "z/a.png")
+    run(capsys, "encode", photo, *options, "-o", "z/b.safetensors")
+    run(capsys, "encode", photo, *options, "-o", "z/more/c.npz")
+    shutil.copy(photo, "z")
+    shutil.copy("m.safetensors", "z")
+    out = run(capsys, "decode", "z", *options)
+    assert [line.split(":")[0] for line in out.splitlines()] == [
+        "[1/3] m.decoded/a.m.decoded.png",
+        "[2/3] m.decoded/b.m.decoded.png",
+        "[3/3] m.decoded/more/c.m.decoded.png",
+    ]
+    os.mkdir("empty")
+    refuse(capsys, "no latents in 'empty'", "decode", "empty", *options)
+
+
+def test_a_scale_that_the_model_lacks(capsys, folder):
+    np.save("z.npy", np.zeros((1, 2, 3, 4), np.float32))
+    args = "decode", "z.npy", "--model", "m.safetensors", "--scale", "1/16"
+    refuse(capsys, "--scale .* 1, 1/2, 1/4, 1/8, got 1/16", *args, status=2)
+
+
+def test_models_of_video_are_named(capsys, folder):
+    for config, name in (
+        (narrow("taew2_2_super"), "not a published one"),
+        (VIDEO_VARIANTS["taew2_2"], "taew2_2"),
+    ):
+        save_video("v.safetensors", random_params(config), config)
+        out = run(capsys, "info", "v.safetensors")
+        assert says(out, "video variant", name)
+        assert says(out, "latent", f"{config.latent_channels} channels", "1/16")
+        assert says(out, "decoder", "parameters", "float32")
+        report = json.loads(run(capsys, "info", "v.safetensors", "--json"))
+        assert report["components"].keys() == {"encoder", "decoder"}
+    refuse(capsys, "decode-video", "convert", "v.safetensors", "x")
 
 
 def test_info(capsys, folder):
