@@ -6,11 +6,11 @@ import dataclasses
 import functools
 import math
 import types
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .config_checks import MAX_NUMBER, NUMBERS, RAW_LATENT, check_fields
+from .errors import warn
 from .variants import PUBLISHED_FIELDS
 
 DIFFUSERS_CLASS = "AutoencoderTiny"
@@ -208,7 +208,7 @@ class AutoencoderTinyConfig(Mapping[str, Any]):
         # diffusers derives block_out_channels from the other widths.
         ignored = {name for name in fields if name.startswith("_")} | {"block_out_channels"}
         if unknown := sorted(fields.keys() - known - ignored):
-            warnings.warn(f"config fields unknown here are ignored: {unknown}", stacklevel=2)
+            warn(f"config fields unknown here are ignored: {unknown}")
         values = {}
         for key, value in fields.items():
             stripped = key.removeprefix("_")

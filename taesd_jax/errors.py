@@ -1,4 +1,9 @@
-"""The exceptions of this package; a wrong argument raises ValueError or TypeError."""
+"""Exceptions and warnings of this package; a wrong argument raises ValueError or TypeError."""
+
+from __future__ import annotations
+
+import sys
+import warnings
 
 
 class CheckpointError(ValueError):
@@ -22,6 +27,17 @@ class TrainingError(ValueError):
 
 class UsageError(ValueError):
     """A command line that is wrong whatever the files hold; the exit status is 2."""
+
+
+def warn(message: str) -> None:
+    """Warn at the line outside this package that called into it, through whatever is between."""
+    depth = outermost = 1
+    frame = sys._getframe(1)
+    while frame:
+        if frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+            outermost = depth
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(message, stacklevel=outermost + 2)  # 1 is this function
 
 
 def describe_error(error: Exception) -> str:

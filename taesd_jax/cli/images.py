@@ -14,7 +14,7 @@ import numpy as np
 
 from ..autoencoder import AutoencoderTiny
 from ..config import AutoencoderTinyConfig
-from ..errors import MediaFileError, UsageError
+from ..errors import MediaFileError, UsageError, warn
 from ..io.arrays import SUFFIXES, TIFF, is_plain_tiff
 from ..io.files import signature
 from ..io.images import check_image_path, pad_image, psnr, read_image, write_image
@@ -115,10 +115,9 @@ def _decoder(args: argparse.Namespace, vae: AutoencoderTiny, inputs: list[Path])
         check_latent(latent, vae.config)
         check_finite(latent)
         if clipped_share(latent, vae.config) > LARGE_SHARE and not args.raw:
-            warnings.warn(
+            warn(
                 f"{source}: many values are beyond +-{vae.config.latent_magnitude:g}: if they "
-                f"are those of the full VAE, pass --raw",
-                stacklevel=1,
+                f"are those of the full VAE, pass --raw"
             )
         paths, note = [result], ""
         if result.suffix.lower() in SUFFIXES and scale == 1:

@@ -31,7 +31,7 @@ def run_decode_video(args: argparse.Namespace) -> int:
     if target.suffix:
         check_outputs(args, [target])
     vae = _load(args)
-    latents = _read(source, args.data_format)
+    latents = _read(source, args.data_format, args.key)
     total = num_frames(latents.shape[1], config=vae.config)
     frames = _progress(_frames(vae, latents), total, source)
     count = write_video(target, frames, fps=args.fps, software=signature("decode-video"))
@@ -48,7 +48,7 @@ def run_encode_video(args: argparse.Namespace) -> int:
     check_outputs(args, [target])
     vae = _load(args)
     multiple = vae.config.spatial_factor
-    frames = (from_uint8(pixels) for pixels in _progress(read_video(source), None, source))
+    frames = (from_uint8(pixels) for pixels in _progress(_of_one_size(source), None, source))
     padded = (pad_image(frame, multiple)[None] for frame in frames)
     # .npy cannot hold bfloat16.
     latents = [np.asarray(part[0], np.float32) for part in vae.iter_encode(padded)]
@@ -67,26 +67,48 @@ def _load(args: argparse.Namespace) -> AutoencoderTinyVideo:
     )
 
 
-def _read(path: Path, data_format: str) -> np.ndarray:
+def _read(path: Path, data_format: str, key: str | None) -> np.ndarray:
     """Return latents (1, t, h, w, z), mapped from the file if it is .npy."""
     if path.suffix.lower() == ".npz":
         check_archive(path)
         with reading(path), np.load(path, allow_pickle=False) as archive:
-            if len(archive.files) != 1:
-                names = ", ".join(archive.files)
-                raise MediaFileError(f"{path}: expected one array, got {names}")
-            latents = archive[archive.files[0]]
+            names = archive.files if key is None else [n for n in archive.files if n == key]
+            if len(names) != 1:
+                held = ", ".join(archive.files)
+                raise MediaFileError(f"{path}: expected one array, got {held}; name it with --key")
+            latents = archive[names[0]]
     else:
         latents = open_array(path)
-    if latents.ndim == 5 and latents.shape[0] == 1:
+    shape = latents.shape
+    if latents.ndim == 5 and shape[0] == 1:
         latents = latents[0]
     if latents.ndim != 4:
-        raise MediaFileError(f"{path}: expected latents (t, h, w, z), got shape {latents.shape}")
+        axes = ", ".join(data_format.lower().replace("c", "z"))
+        raise MediaFileError(
+            f"{path}: --data-format {data_format} is ({axes}) or (1, {axes}), got shape {shape}"
+        )
     if data_format == "CTHW":
         latents = np.moveaxis(latents, 0, -1)
-    for latent in latents:
-        check_finite(latent)
+    for i, latent in enumerate(latents):
+        try:
+            check_finite(latent)
+        except ValueError as error:
+            raise MediaFileError(f"{path}: latent {i}: {error}") from error
     return latents[None]
+
+
+def _of_one_size(source: Path) -> Iterator[np.ndarray]:
+    """Yield the frames of a video, or raise MediaFileError where the size changes."""
+    size = None
+    for i, pixels in enumerate(read_video(source)):
+        if size not in (None, pixels.shape[:2]):
+            h, w = size
+            raise MediaFileError(
+                f"{source}: expected frames of one size, got {pixels.shape[1]}x{pixels.shape[0]} "
+                f"for frame {i} after {w}x{h}"
+            )
+        size = pixels.shape[:2]
+        yield pixels
 
 
 def _frames(vae: AutoencoderTinyVideo, latents: np.ndarray) -> Iterator[np.ndarray]:

@@ -79,19 +79,19 @@ def read_pixels(path: str | os.PathLike[str]) -> np.ndarray:
 def write_image(
     path: str | os.PathLike[str], image: np.ndarray, *, software: str | None = None
 ) -> None:
-    """Write an image (h, w, 3) in [-1, 1] to a file; values outside are clipped.
+    """Write an image (h, w, 3) in [-1, 1], clipped to it, or 8-bit pixels to a file.
 
     The suffix names the format. An existing file is replaced only when the new one is complete.
 
     Args:
         path: The file.
-        image: The image.
+        image: Floating point in [-1, 1], or uint8.
         software: What wrote it, kept in the EXIF data of AVIF, JPEG, PNG, TIFF and WEBP files.
 
     Raises:
         MediaFileError: The format is unknown or cannot hold an image of this size.
         ValueError: The image is not (h, w, 3), or has NaN or infinity.
-        TypeError: The image is not floating point.
+        TypeError: The image is neither floating point nor uint8.
     """
     from PIL import Image
 
@@ -99,7 +99,7 @@ def write_image(
     if image.ndim != 3 or image.shape[-1] != 3:
         raise ValueError(f"image must be (h, w, 3), got shape {image.shape}")
     kind = _format_of(path)
-    pixels, buffer = to_uint8(image), io.BytesIO()
+    pixels, buffer = image if image.dtype == np.uint8 else to_uint8(image), io.BytesIO()
     options: dict[str, Any] = {"quality": 95} if kind in ("JPEG", "WEBP") else {}
     if software and kind in _WITH_EXIF:
         options["exif"] = exif = Image.Exif()
@@ -143,12 +143,15 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
     image = np.asarray(image)
     if np.issubdtype(image.dtype, np.integer) or image.dtype == bool:
         raise TypeError(f"image must be floating point in [-1, 1], got {image.dtype}")
-    image = image.astype(np.float32)
+    image = image.astype(np.float32, copy=False)
     if not np.isfinite(image).all():
         raise ValueError(
             "image has NaN or infinity; decode in float32 or bfloat16, and check the latent"
         )
-    return np.round((np.clip(image, -1, 1) + 1) * np.float32(127.5)).astype(np.uint8)
+    values = np.clip(image, -1, 1)
+    values += 1  # in place: each copy of a large image takes as long as the arithmetic
+    values *= np.float32(127.5)
+    return np.round(values).astype(np.uint8)
 
 
 def pad_image(image: np.ndarray, multiple: int) -> np.ndarray:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..config import AutoencoderTinyConfig
-from ..errors import MediaFileError
+from ..errors import MediaFileError, warn
 
 FIELDS = (
     *("data_format", "latent_space", "config", "model", "encoder_sha256"),
@@ -72,10 +71,9 @@ def check_model(
         )
     stored = fields.get("encoder_sha256")
     if len(known) < len(pairs) and stored and encoder_sha256 and stored != encoder_sha256:
-        warnings.warn(
+        warn(
             f"{path}: made by {name} with another encoder than this model's, which may have "
-            f"other latents",
-            stacklevel=3,
+            f"other latents"
         )
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import glob
 import os
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import MediaFileError
+from ..errors import MediaFileError, warn
 from .files import command_of
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".avif", ".gif")
@@ -74,7 +73,7 @@ def drop_repeated(paths: Iterable[Path]) -> list[Path]:
             key = os.path.abspath(path)
         first = files.setdefault(key, path)
         if os.path.abspath(first) != os.path.abspath(path):
-            warnings.warn(f"{path} and {first} are one file; {path} is left out", stacklevel=3)
+            warn(f"{path} and {first} are one file; {path} is left out")
     return list(files.values())
 
 

@@ -14,7 +14,6 @@ In half precision that is:
 from __future__ import annotations
 
 import functools
-import warnings
 from typing import Any
 
 import jax
@@ -23,6 +22,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from ..errors import warn
 from .choice import is_covered
 from .engine import SWITCH
 from .forms import TO_SIGNED, ConvSpec, conv_in_float32, conv_in_half, fold_to_signed
@@ -120,10 +120,9 @@ def _lower_for_cuda(ctx: Any, *arrays: Any, spec: ConvSpec, has_bias: bool) -> A
         try:
             return _lower(_conv_on_hopper)(ctx, *arrays, spec=spec, has_bias=has_bias)
         except Exception as error:  # Pallas promises nothing about these kernels' API.
-            warnings.warn(
+            warn(
                 f"the kernels for Hopper GPUs could not be used, XLA's are: {error}; to leave them "
-                f"out set {SWITCH}=0",
-                stacklevel=2,
+                f"out set {SWITCH}=0"
             )
     return _lower(conv_in_half)(ctx, *arrays, spec=spec, has_bias=has_bias)
 

@@ -6,7 +6,6 @@ device cannot change, and to check their values would be to wait for them.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from ..errors import warn
 from .layers import Component
 
 # Models are trained on images of [-1, 1]. An image of 8 bits exceeds this unless it is all but
@@ -63,11 +63,10 @@ def warn_of_scale(x: Any) -> None:
         return
     share = np.count_nonzero(np.abs(x) > x.dtype.type(LARGE_LATENT)) / x.size
     if share > LARGE_SHARE:
-        warnings.warn(
+        warn(
             f"over {LARGE_SHARE:.0%} of the latents are beyond +-{LARGE_LATENT:g}: convert those "
             f"of Stable Diffusion's full VAE with taesd_jax.from_vae_latents, and noisy ones with "
-            f"taesd_jax.previews.predict_x0",
-            stacklevel=2,
+            f"taesd_jax.previews.predict_x0"
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from ..config import AutoencoderTinyConfig
+from ..errors import warn
 from ..model.functional import Params, select_component
 from ..model.validation import check_count, check_latent, check_scale
 from ..strategies.placement import place
@@ -137,8 +137,7 @@ class PreviewStream:
                 self._changed.notify()
             self._worker.join()
         if was_open and self.errors:
-            message = f"{self.failed} previews failed; the first: {self.errors[0]!r}"
-            warnings.warn(message, stacklevel=2)
+            warn(f"{self.failed} previews failed; the first: {self.errors[0]!r}")
 
     def __enter__(self) -> PreviewStream:
         return self

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import collections
 import threading
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import MediaFileError
+from ..errors import MediaFileError, warn
 from ..io.images import from_uint8, read_pixels, to_uint8
 from .recipe import Recipe
 
@@ -84,7 +83,7 @@ class Crops:
             with self._lock:
                 if path not in self._skipped:
                     self._skipped.add(path)
-                    warnings.warn(f"skipped {error}", stacklevel=2)
+                    warn(f"skipped {error}")
             return None
         with self._lock:
             self._decoded[path] = pixels

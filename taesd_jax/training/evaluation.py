@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..errors import MediaFileError
+from ..errors import MediaFileError, warn
 from ..io.images import psnr, read_pixels
 from ..model.functional import Params
 from ..strategies.run import decode, encode
@@ -99,7 +98,7 @@ def _read_squares(paths: Sequence[str | os.PathLike[str]], size: int) -> jax.Arr
             pixels = read_pixels(path)
             check_size(path, pixels, size)
         except MediaFileError as error:
-            warnings.warn(f"skipped {error}", stacklevel=4)
+            warn(f"skipped {error}")
             continue
         h, w, _ = pixels.shape
         side = min(h, w)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import MediaFileError, TrainingError, one_line
+from ..errors import MediaFileError, TrainingError, one_line, warn
 from ..io import files
 from .run_options import Event
 from .state import State
@@ -90,7 +89,7 @@ def restore_checkpoint(folder: Path, initial: State) -> State:
         except MediaFileError as error:
             problem = one_line(error)
             if path != paths[-1]:
-                warnings.warn(f"{problem}; resuming from the one before", stacklevel=2)
+                warn(f"{problem}; resuming from the one before")
     if paths:
         raise TrainingError(f"no checkpoint is whole: {problem}; delete {folder} to start anew")
     return initial

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from ..config import AutoencoderTinyConfig
-from ..errors import CheckpointError
+from ..errors import CheckpointError, warn
 from ..model.layers import Component, Params
 from . import names
 from .files import DTYPES
@@ -76,9 +75,7 @@ def assemble(
         config = _with_scalars(config, _scalars(splits, tensors), variant)
     for part, split in zip(parts, splits, strict=True):
         if left_out := len(part.shapes.keys() | part.refused.keys()) - len(split.names):
-            warnings.warn(
-                f"{part.origin}: {left_out} tensors beside the model are left out", stacklevel=3
-            )
+            warn(f"{part.origin}: {left_out} tensors beside the model are left out")
     formats = {split.format for split in splits}
     return Checkpoint(params, config.replace(name_or_path=origin), "/".join(sorted(formats)))
 

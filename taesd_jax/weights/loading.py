@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, warn
 from . import files, sources
 from .assembly import Checkpoint, Part, assemble
 from .names import Shape
@@ -97,9 +96,8 @@ def _warn_of_exchanged(headers: Mapping[Path, files.Header]) -> None:
     """Warn of an encoder and a decoder that were saved with others."""
     models = {header.metadata.get(files.MODEL) for header in headers.values()} - {None}
     if len(models) > 1:
-        warnings.warn(
-            f"{' and '.join(map(str, headers))} were not saved together: they may be of two models",
-            stacklevel=3,
+        warn(
+            f"{' and '.join(map(str, headers))} were not saved together: they may be of two models"
         )
 
 

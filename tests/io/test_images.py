@@ -27,7 +27,14 @@ def test_values_outside_are_clipped_and_what_is_not_finite_refused():
         from_uint8(np.zeros(3, np.float32))
 
 
+def test_pixels_are_written_as_they_are(tmp_path):
+    write_image(tmp_path / "x.png", RED_BLUE)
+    np.testing.assert_array_equal(pixels(tmp_path / "x.png"), RED_BLUE)
+
+
 def test_integers_and_other_shapes_are_refused(tmp_path):
+    with pytest.raises(TypeError, match=r"\[-1, 1\], got int32"):
+        write_image(tmp_path / "x.png", np.zeros((2, 2, 3), np.int32))
     with pytest.raises(TypeError, match=r"\[-1, 1\].*uint8"):
         to_uint8(np.zeros((2, 2, 3), np.uint8))
     for shape in ((2, 2), (2, 2, 1), (2, 2, 4), (1, 2, 2, 3)):

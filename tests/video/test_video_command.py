@@ -48,9 +48,10 @@ def test_frames_in_a_folder(capsys, folder):
 def test_latents_of_other_axes_and_archives(capsys, folder):
     z = np.load("z.npy")
     np.save("cthw.npy", np.moveaxis(z, -1, 0)[None])
-    np.savez("z.npz", latents=z)
+    np.savez("z.npz", latents=z, other=z + 1)
     run(capsys, "cthw.npy", "-o", "a", "--data-format", "cthw")
-    run(capsys, "z.npz", "-o", "b")
+    assert "latents, other; name it with --key" in run(capsys, "z.npz", "-o", "b", status=1)
+    run(capsys, "z.npz", "-o", "b", "--key", "latents")
     for name in ("a", "b"):
         frame = np.asarray(Image.open(folder / name / "frame_00000008.png"))
         assert np.array_equal(frame, expected_frames()[8])
@@ -130,8 +131,8 @@ def test_frames_that_are_refused(tmp_path, frames, error, message):
         (("none.npy", "-o", "out"), "no such file", 1),
         (("z.npy", "-o", "out.avi"), r"out\.avi.*\.mp4", 1),
         (("z.npy", "-o", "z.npy"), "is an input", 1),
-        (("nan.npy", "-o", "out"), "NaN", 1),
-        (("flat.npy", "-o", "out"), r"\(t, h, w, z\)", 1),
+        (("nan.npy", "-o", "out"), r"nan\.npy: latent 0: .*NaN", 1),
+        (("flat.npy", "-o", "out"), r"--data-format THWC is \(t, h, w, z\)", 1),
         (("z.npy", "-o", "out", "--variant", "taew2_1"), "not those of the config", 1),
     ],
 )
@@ -162,6 +163,10 @@ def test_a_folder_of_frames_is_encoded(capsys, folder):
     assert np.array_equal(np.load("e.npy"), vae.encode(frames[None]).latents[0])
     err = run(capsys, "clip", "-o", "e.npy", command="encode-video", status=1)
     assert "--overwrite" in err
+    Image.fromarray(pixels[0, :8]).save("clip/frame_00000003.png")
+    err = run(capsys, "clip", "-o", "f.npy", command="encode-video", status=1)
+    assert "clip: expected frames of one size, got 30x8 for frame 3 after 30x16" in err
+    assert not (folder / "f.npy").exists()
 
 
 def test_a_video_file_is_encoded(capsys, folder):

@@ -17,6 +17,7 @@ def add_decode_video_arguments(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", type=file_name, required=True, help=text)
     text = "axes of the latents (default: %(default)s)"
     add("--data-format", type=str.upper, choices=("THWC", "CTHW"), default="THWC", help=text)
+    add("--key", metavar="NAME", help="name of the latents in an .npz file of several arrays")
     add("--fps", type=_rate, default=24, help="frames a second (default: %(default)s)")
     _add_common_arguments(parser)
 
