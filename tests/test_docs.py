@@ -1,9 +1,12 @@
 """README.md and docs/: every snippet runs as pasted, page by page, offline."""
 
 import importlib
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +51,11 @@ def photo_folder(working_folder, photos):
 
 def run_commands(text):
     for line in text.replace("\\\n", " ").splitlines():
+        if " | " in line:
+            path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+            shell = ["bash", "-o", "pipefail", "-c", line]
+            subprocess.run(shell, check=True, env=os.environ | {"PATH": path})
+            continue
         words = shlex.split(line, comments=True)
         if words[:1] == ["taesd-jax"] and words[1] not in TRIED_ELSEWHERE:
             assert main(words[1:]) == 0, line
