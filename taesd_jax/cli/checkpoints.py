@@ -14,7 +14,7 @@ from ..errors import CheckpointError, UsageError
 from ..model.layers import COMPONENTS, Params
 from ..video.checkpoints import load_video
 from ..weights.files import CONFIG_FILE, DIFFUSERS_FILE
-from ..weights.sources import PICKLES, find_files, find_local, pair_file
+from ..weights.sources import PICKLES, SMALL, find_files, find_local, pair_file
 from .options import convert_package, load_checkpoint, video_variants
 from .outputs import check_outputs
 from .terminal import print_report, say, status_line
@@ -37,10 +37,11 @@ def _describe(model: str) -> tuple[dict[str, Any], list[str]]:
     params, config, stored_format = load_checkpoint(model)
     files, components = [str(path) for path in source.weights], _summaries(params)
     same = config.same_architecture
+    unpublished = "small, of this package" if model == SMALL else "not a published one"
     report = {"variant": config.variant, "same_architecture": same, "format": stored_format}
     report |= {"files": files, "spatial_factor": config.spatial_factor, "components": components}
     lines = [
-        f"variant         {config.variant or ' or '.join(same) or 'not a published one'}",
+        f"variant         {config.variant or ' or '.join(same) or unpublished}",
         f"format          {stored_format}",
         f"files           {', '.join(files)}",
         f"latent          {config.latent_channels} channels, 1/{config.spatial_factor} size",
