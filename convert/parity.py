@@ -105,10 +105,10 @@ class ParityReport:
                 f"  {'ok' if row.ok else 'TOO FAR'}"
             )
         count = sum(not row.ok for row in self.rows)
-        verdict = f"{count or 'none'} of {len(self.rows)} rows break their bound"
         lines.append(
-            f"{verdict}: float32 max error {FLOAT32_BOUND:g} (times the output's scale where that "
-            f"exceeds 1), bfloat16 and float16 mean error {HALF_RATIO:g} times PyTorch's"
+            f"{count or 'none'} of {len(self.rows)} rows break their bound: float32 max error "
+            f"{FLOAT32_BOUND:g} (times the output's scale where that exceeds 1), bfloat16 and "
+            f"float16 mean error {HALF_RATIO:g} times PyTorch's"
         )
         return "\n".join(lines)
 
@@ -161,16 +161,14 @@ def _compare(
     x: np.ndarray,
     progress: Callable[[str], object],
 ) -> tuple[list[ParityRow], np.ndarray]:
-    reference = TorchAutoencoderTiny(params, config)
-    sequence = getattr(reference, component)
+    sequence = getattr(TorchAutoencoderTiny(params, config), component)
     module = bind(jax.tree.map(jnp.asarray, params[component]), component, config)
     rows = []
     with torch.no_grad():
         truth = _to_nchw(x)
         activation = (truth + 1) / 2 if component == "encoder" else truth
-        layers_of_component = build_layers(component, config)
-        for i, layer in enumerate(layers_of_component, 1):
-            progress(f"comparing layer {i} of {len(layers_of_component)} of the {component}")
+        for layer in build_layers(component, config):
+            progress(f"comparing layer {layer.index} of the {component}")
             # The published sequence has an upsample before its convolution.
             start = layer.index - (layer.kind == "upsample_conv")
             stop = layer.index + 1 + bool(layer.activation)
@@ -182,7 +180,6 @@ def _compare(
                 other = _in_dtype(layers, before, _COMPARED_WITH[dtype])
                 name = f"{layer.index} {layer.kind}"
                 rows.append(_row(component, name, dtype, got, activation, other))
-        progress(f"comparing the full {component}")
         expected = sequence(truth)
         for dtype in _COMPARED_WITH:
             got = jax.jit(lambda x: module(x))(jnp.asarray(x, dtype=dtype))

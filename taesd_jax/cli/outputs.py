@@ -62,20 +62,23 @@ def output_paths(
             for path, name in zip(inputs, names, strict=True)
         ]
     else:
-        folder = f"{Path(output).with_suffix('')}/"
-        if Path(folder).is_file():
-            folder = "results/"
-        if len(inputs) > 1:
-            raise UsageError(
-                f"-o {output} is one file for {len(inputs)} inputs; name a folder, -o {folder}"
-            )
-        try:
-            check_suffix(Path(output))
-        except MediaFileError as error:
-            raise UsageError(f"-o {error}; a folder ends with a slash, -o {folder}") from error
-        results = [Path(output)]
+        results = [_single_file(output, len(inputs), check_suffix)]
     _check_different(inputs, results)
     return results
+
+
+def _single_file(output: str, count: int, check_suffix: Callable[[Path], object]) -> Path:
+    """Return the file that `output` names, for one input; raise UsageError otherwise."""
+    folder = f"{Path(output).with_suffix('')}/"
+    if Path(folder).is_file():
+        folder = "results/"
+    if count > 1:
+        raise UsageError(f"-o {output} is one file for {count} inputs; name a folder, -o {folder}")
+    try:
+        check_suffix(Path(output))
+    except MediaFileError as error:
+        raise UsageError(f"-o {error}; a folder ends with a slash, -o {folder}") from error
+    return Path(output)
 
 
 def _check_different(inputs: list[Path], results: list[Path]) -> None:
