@@ -12,7 +12,7 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError(message, name=error.name) from error
 
 from .parity import ParityReport, ParityRow, parity_report
-from .pickles import load_pth, save_pth
+from .pickles import load_pth, load_video_pth, save_pth
 from .state_dicts import from_torch, to_torch
 from .torch_modules import TorchAutoencoderTiny, TorchDecoder, TorchEncoder
 
@@ -24,6 +24,7 @@ __all__ = [
     "TorchEncoder",
     "from_torch",
     "load_pth",
+    "load_video_pth",
     "parity_report",
     "save_pth",
     "to_torch",

@@ -15,6 +15,7 @@ from taesd_jax.config import AutoencoderTinyConfig
 from taesd_jax.errors import CheckpointError, CheckpointNotFoundError
 from taesd_jax.io.files import write_files
 from taesd_jax.model.layers import COMPONENTS, Params
+from taesd_jax.video.checkpoints import VideoCheckpoint, assemble_video
 from taesd_jax.weights.files import read_json
 from taesd_jax.weights.magic import TORCH, describe_file
 from taesd_jax.weights.sources import find_local, pair_file
@@ -44,6 +45,24 @@ def load_pth(source: str | os.PathLike[str]) -> weights.Checkpoint:
         variant=files.variant,
         origin=os.fspath(source),
     )
+
+
+def load_video_pth(path: str | os.PathLike[str], *, variant: str | None = None) -> VideoCheckpoint:
+    """Load a video model's state dict, as `taesd_jax.video.load_video` does a safetensors file.
+
+    Args:
+        path: A published file, such as taew2_1.pth.
+        variant: A name of `VIDEO_VARIANTS`, needed where file name and shapes leave several.
+
+    Raises:
+        CheckpointNotFoundError: There is no such file.
+        CheckpointError: It is not a model of this family, may be one of several, or would run code.
+        ValueError: There is no such variant.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise CheckpointNotFoundError(f"no such file: {path}")
+    return assemble_video(part_of(_read(path), str(path)), variant=variant)
 
 
 def save_pth(

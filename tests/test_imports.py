@@ -28,7 +28,8 @@ ORDER = [
     {"weights", "latents", "surface"},
     {"strategies"},
     {"autoencoder"},
-    {"exporting", "pipelines", "previews", "video"},
+    {"exporting", "pipelines", "video"},
+    {"previews"},
     {"training"},
     {"cli", "public"},
 ]
@@ -60,7 +61,7 @@ INSIDE = {
         {"functional"},
         {"iterators"},
         {"autoencoder"},
-        {"wan"},
+        {"nnx_modules"},
         {"public"},
     ],
 }

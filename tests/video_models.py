@@ -11,8 +11,8 @@ NARROW = {"encoder_channels": 8, "decoder_channels": (16, 8, 8, 8), "num_blocks"
 
 def narrow(name, **changes):
     """Return a variant of few channels and blocks: all its kinds of layers, little to compile."""
-    config = VIDEO_VARIANTS[name].replace(group_channels=4, **NARROW)
-    return config.replace(latent_channels=4, **changes)
+    fields = {"group_channels": 4, "latent_channels": 4} | NARROW | changes
+    return VIDEO_VARIANTS[name].replace(**fields)
 
 
 def random_tensors(config, seed=0, dtype=np.float32):

@@ -14,19 +14,24 @@ from typing import Any
 from ..config import VARIANTS
 from ..errors import CheckpointError, UsageError
 from ..io.files import write_files
-from .arguments.bench import PEERS
+from ..video import VIDEO_VARIANTS
+from .arguments.bench import PEERS, VIDEO_PEERS
 from .counts import Limits, count_full, describe_machine, measure_limits
-from .measurement import Measured, call_overhead, measure, set_threads
+from .measurement import AnyCase, Measured, call_overhead, measure, set_threads
 from .options import convert_package
 from .outputs import check_outputs, write_json
-from .runners import OURS, Case, default_names, strategies_of
+from .runners import Case
+from .video_runners import VideoCase
 
 
 def run_bench(args: argparse.Namespace) -> int:
     """Measure speed and memory next to PyTorch, ONNX Runtime and OpenVINO."""
-    for name, size in itertools.product(args.variants, args.sizes):
-        if size % (factor := VARIANTS[name].spatial_factor):
-            raise UsageError(f"sizes must be multiples of {factor} for {name}, got {size}")
+    cases = _cases(args)
+    for case in cases:
+        if case.size % (factor := case.config.spatial_factor):
+            raise UsageError(
+                f"sizes must be multiples of {factor} for {case.variant}, got {case.size}"
+            )
     check_outputs(args, [args.json, args.plot])
     if args.plot:
         _make_figure(Path(args.plot), 1)
@@ -45,13 +50,10 @@ def run_bench(args: argparse.Namespace) -> int:
     print(", ".join(f"{name} {version}" for name, version in report["versions"].items()))
     for dtype, (tflops, gb_per_s) in limits.items():
         print(f"{dtype}: matrix product {tflops:.3g} TFLOP/s, copy {gb_per_s:,.0f} GB/s")
-    for name, component, size, batch, dtype in itertools.product(
-        args.variants, args.components, args.sizes, args.batch, args.dtypes
-    ):
-        case = Case(VARIANTS[name], component, size, batch, dtype, threads)
-        entry, rows = _run_case(name, case, args)
+    for case in (case._replace(threads=threads) for case in cases):
+        entry, rows = _run_case(case, args)
         report["cases"].append(entry)
-        print("\n" + _table(entry, rows, limits[dtype]), flush=True)
+        print("\n" + _table(case, entry["full"], rows, limits[case.dtype]), flush=True)
     if args.overhead:
         report["overhead"] = call_overhead()
         text = "call overhead: vae.decode {vae_us:.0f} us, bare compiled call {bare_us:.0f} us"
@@ -63,38 +65,48 @@ def run_bench(args: argparse.Namespace) -> int:
     return 0
 
 
-def _run_case(
-    variant: str, case: Case, args: argparse.Namespace
-) -> tuple[dict[str, Any], list[Measured]]:
-    peers = PEERS if "all" in args.peers else [p for p in args.peers if p != "none"]
+def _cases(args: argparse.Namespace) -> list[AnyCase]:
+    """List the cases, without their threads."""
+    cases: list[AnyCase] = []
+    axes: tuple[list[Any], ...]
+    sizes, others = args.sizes, (args.batch, args.dtypes)
+    if args.video is None:
+        axes = (args.variants, args.components, sizes, *others)
+        for variant, *rest in itertools.product(*axes):
+            cases.append(Case(variant, VARIANTS[variant], *rest, threads=0))
+    else:
+        axes = (args.video or ["taew2_1"], args.components, sizes, args.frames, *others)
+        for variant, *rest in itertools.product(*axes):
+            cases.append(VideoCase(variant, VIDEO_VARIANTS[variant], *rest, threads=0))
+    return cases
+
+
+def _run_case(case: AnyCase, args: argparse.Namespace) -> tuple[dict[str, Any], list[Measured]]:
+    every = PEERS if isinstance(case, Case) else VIDEO_PEERS
+    peers = [*every] if "all" in args.peers else [p for p in args.peers if p != "none"]
     rows = measure(
-        [OURS, *strategies_of(case.component, case.config)]
-        if args.strategies
-        else [*default_names(case), *peers],
+        case.names(peers, strategies=args.strategies),
         case,
         rounds=args.rounds,
-        make_peer=_make_peer(),
+        make_peer=_make_peer(case),
         peaks=args.peaks,
         progress=_show if sys.stderr.isatty() else lambda line: None,
     )
-    entry = {
-        "variant": variant,
-        "component": case.component,
-        "size": case.size,
-        "batch": case.batch,
-        "dtype": case.dtype,
-        "full": count_full(case),
-        "runs": [_json(row) for row in rows],
-    }
+    fields = ("variant", "component", "size", "frames", "batch", "dtype")
+    entry: dict[str, Any] = {name: getattr(case, name) for name in fields if name in case._fields}
+    entry |= {"title": case.title, "full": count_full(case), "runs": [_json(row) for row in rows]}
     return entry, rows
 
 
-def _make_peer() -> Any:
+def _make_peer(case: AnyCase) -> Any:
+    module, function = ("peers", "make_peer")
+    if isinstance(case, VideoCase):
+        module, function = ("video_peers", "make_video_peer")
     try:
         package = convert_package()
     except CheckpointError:
         return None
-    return importlib.import_module(f"{package.__name__}.peers").make_peer
+    return getattr(importlib.import_module(f"{package.__name__}.{module}"), function)
 
 
 def _show(line: str) -> None:
@@ -109,27 +121,24 @@ def _json(row: Measured) -> dict[str, Any]:
     return fields
 
 
-def _table(entry: dict[str, Any], rows: list[Measured], limits: Limits) -> str:
-    counts = entry["full"]
+def _table(case: AnyCase, counts: dict[str, float], rows: list[Measured], limits: Limits) -> str:
     lines = [
-        "{variant} {component}, {size}x{size}, batch {batch}, {dtype}: ".format(**entry)
-        + "{gflop:.1f} GFLOP, {temporary_mb:,.0f} MB of temporaries by XLA's count, ".format(
-            **counts
-        )
-        + f"at least {_time(limits.seconds(counts))}",
-        f"{'':14}{'median':>10}{'best':>10}{'to host':>10}{'MP/s':>9}{'ratio':>7}{'first':>8}"
-        f"{'peak':>10}{'error':>7}",
+        f"{case.title}: {counts['gflop']:.1f} GFLOP, {counts['temporary_mb']:,.0f} MB of "
+        f"temporaries by XLA's count, at least {_time(limits.seconds(counts))}",
+        f"{'':14}{'median':>10}{'best':>10}{'to host':>10}{'ms each':>9}{'MP/s':>9}{'ratio':>7}"
+        f"{'first':>8}{'peak':>10}{'error':>7}",
     ]
     ours = rows[0].median_s
     for row in rows:
         if row.note:
             lines.append(f"{row.name:14}{row.note}")
             continue
-        pixels = entry["batch"] * entry["size"] ** 2 / 1e6
+        pixels = case.pictures * case.size**2 / 1e6
         peak = "" if row.peak_mb is None else f"{row.peak_mb:,.0f} MB"
         lines.append(
             f"{row.name:14}{_time(row.median_s):>10}{_time(min(row.seconds)):>10}"
-            f"{_time(row.host_median_s):>10}{pixels / row.median_s:>9.2f}"
+            f"{_time(row.host_median_s):>10}{1e3 * row.median_s / case.pictures:>9.1f}"
+            f"{pixels / row.median_s:>9.2f}"
             f"{row.median_s / ours:>7.2f}{row.first_s:>6.1f} s{peak:>10}{row.max_error:>7.0e}"
         )
     return "\n".join(lines)
@@ -162,8 +171,7 @@ def _plot(report: dict[str, Any], path: Path) -> None:
     for axes, case in zip(figure.subplots(len(cases), squeeze=False)[:, 0], cases, strict=True):
         runs = [row for row in case["runs"] if row["seconds"]][::-1]
         axes.barh([row["name"] for row in runs], [row["median_s"] for row in runs])
-        title = "{variant} {component}, {size}x{size}, batch {batch}, {dtype}"
-        axes.set_title(title.format(**case))
+        axes.set_title(case["title"])
         axes.set_xlabel("seconds, median")
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=120)

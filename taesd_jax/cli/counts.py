@@ -13,10 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..model.functional import init
-from ..strategies.run import decode, encode
-from ..strategies.strategy import Full
-from .runners import Case
+from .measurement import AnyCase
 
 _PACKAGES = ("jax", "jaxlib", "torch", "diffusers", "onnxruntime", "openvino")
 _MATRIX, _COPY = 8192, 2**30  # sides of a product, elements of a copy, on an accelerator
@@ -60,29 +57,26 @@ def _best_seconds(run: Callable[..., jax.Array], *arrays: jax.Array) -> float:
     return min(seconds(5) for _ in range(3))
 
 
-def count_full(case: Case) -> dict[str, float]:
+def count_full(case: AnyCase) -> dict[str, float]:
     """Return XLA's own counts for the whole component, and the bytes that it must move at least.
 
     Operations are counted before it compiles: afterwards the convolutions of a GPU are calls of a
-    library, which have none.
+    library, which have none. Those of a video are counted for one latent.
     """
+    case, repeats = case.step()
     dtype = jnp.dtype(case.dtype)
-    params = jax.eval_shape(lambda: init(jax.random.key(0), config=case.config, dtype=dtype))
-    run = decode if case.component == "decoder" else encode
-    x = jax.ShapeDtypeStruct(case.input.shape, dtype)
-    # Of kernels of our own XLA counts nothing.
-    strategy = Full(kernels=False)
-    lowered = jax.jit(lambda p, x: run(p, x, config=case.config, strategy=strategy)).lower(
-        params, x
-    )
+    run, params = case.program()
+    params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, dtype), params)
+    x = jax.ShapeDtypeStruct(case.shape, dtype)
+    lowered = jax.jit(run).lower(params, x)
     start = time.perf_counter()
     memory = lowered.compile().memory_analysis()
     seconds = time.perf_counter() - start
     analysis: Any = lowered.cost_analysis() or {}
-    arrays = jax.tree.leaves((params[case.component], x, lowered.out_info))
+    arrays = jax.tree.leaves((params, x, lowered.out_info))
     return {
-        "gflop": analysis.get("flops", 0) / 1e9,
-        "least_mb": sum(math.prod(a.shape) * a.dtype.itemsize for a in arrays) / 1e6,
+        "gflop": repeats * analysis.get("flops", 0) / 1e9,
+        "least_mb": repeats * sum(math.prod(a.shape) * a.dtype.itemsize for a in arrays) / 1e6,
         "temporary_mb": memory.temp_size_in_bytes / 1e6 if memory else 0,
         "compile_s": seconds,
     }

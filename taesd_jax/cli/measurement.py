@@ -23,7 +23,10 @@ from ..errors import one_line
 from ..io.images import from_uint8
 from ..model.functional import init
 from ..strategies.run import decode
-from .runners import OURS, UINT8, Case, MakePeer, Runner, make_runner, strategies_of
+from .runners import OURS, Case, MakePeer, Runner
+from .video_runners import VideoCase
+
+AnyCase = Case | VideoCase
 
 # On an accelerator calls are timed in a row of this length, so that starting them is not counted.
 _ROW_SECONDS = 0.03
@@ -74,7 +77,7 @@ def set_threads(threads: int | None) -> int:
 
 def measure(
     names: Sequence[str],
-    case: Case,
+    case: AnyCase,
     *,
     rounds: int,
     make_peer: MakePeer | None = None,
@@ -98,7 +101,7 @@ def measure(
         progress(f"building {name}")
         start = time.perf_counter()
         try:
-            runner = make_runner(name, case, make_peer)
+            runner = case.make_runner(name, make_peer)
             result = runner.fetch(runner.start())
         except Exception as error:  # each peer raises its own kinds; the others go on
             if name == OURS:
@@ -159,18 +162,17 @@ def _seconds(run: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def peak_memory(name: str, case: Case, make_peer: MakePeer | None) -> float | None:
+def peak_memory(name: str, case: AnyCase, make_peer: MakePeer | None) -> float | None:
     """Return a runner's peak of resident memory in a process of its own, see `Measured`."""
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
         return pool.submit(_peak_here, name, case, make_peer).result()
 
 
-def _peak_here(name: str, case: Case, make_peer: MakePeer | None) -> float | None:
+def _peak_here(name: str, case: AnyCase, make_peer: MakePeer | None) -> float | None:
     set_threads(case.threads)
-    ours = name in (OURS, UINT8) or name in strategies_of(case.component, case.config)
-    before = 0 if ours else _resident("VmRSS")
-    runner = make_runner(name, case, make_peer)
+    before = 0 if case.is_ours(name) else _resident("VmRSS")
+    runner = case.make_runner(name, make_peer)
     for _ in range(2):
         runner.fetch(runner.start())
     after = _resident("VmHWM")

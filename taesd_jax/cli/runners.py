@@ -26,7 +26,8 @@ class Case(NamedTuple):
     """What is run.
 
     Attributes:
-        config: Architecture; the weights are random, which changes no time.
+        variant: Name of the model; the weights are random, which changes no time.
+        config: Its architecture.
         component: "encoder" or "decoder".
         size: Side of the image.
         batch: Images at a time.
@@ -34,6 +35,7 @@ class Case(NamedTuple):
         threads: CPU threads, the same for all.
     """
 
+    variant: str
     config: AutoencoderTinyConfig
     component: Component
     size: int
@@ -42,13 +44,73 @@ class Case(NamedTuple):
     threads: int
 
     @property
-    def input(self) -> np.ndarray:
-        """A random input, NHWC and float32."""
+    def pictures(self) -> int:
+        """Images that are read or come out."""
+        return self.batch
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the input, NHWC."""
         side, channels = self.size, self.config.in_channels
         if self.component == "decoder":
             side, channels = side // self.config.spatial_factor, self.config.latent_channels
-        x = np.random.default_rng(0).standard_normal((self.batch, side, side, channels))
+        return (self.batch, side, side, channels)
+
+    @property
+    def title(self) -> str:
+        """What it is, in words."""
+        size = f"{self.size}x{self.size}"
+        return f"{self.variant} {self.component}, {size}, batch {self.batch}, {self.dtype}"
+
+    def draw_input(self) -> np.ndarray:
+        """Draw an input, float32."""
+        x = np.random.default_rng(0).standard_normal(self.shape)
         return (np.clip(x, -1, 1) if self.component == "encoder" else x).astype(np.float32)
+
+    def step(self) -> tuple[Case, int]:
+        """Return what is counted, and how many times it runs."""
+        return self, 1
+
+    def program(self) -> tuple[Any, Params]:
+        """Return what is computed, a function of params and input, and the shapes of params."""
+        params = {self.component: abstract_params(self.component, self.config)}
+        run = decode if self.component == "decoder" else encode
+        # Of kernels of our own XLA counts nothing.
+        strategy = Full(kernels=False)
+        return lambda p, x: run(p, x, config=self.config, strategy=strategy), params
+
+    def is_ours(self, name: str) -> bool:
+        """Return whether a runner is of this library."""
+        return name in (OURS, UINT8) or name in strategies_of(self.component, self.config)
+
+    def names(self, peers: list[str], *, strategies: bool) -> list[str]:
+        """Name what is run: ours, and its strategies or the peers."""
+        if strategies:
+            return [OURS, *strategies_of(self.component, self.config)]
+        names = [OURS]
+        if self.component == "decoder":
+            names.append(UINT8)
+        # What else pays a look on this device.
+        if is_half(self.dtype) and (count_multiprocessors() or has_onednn(self.dtype)):
+            names.append(NO_KERNELS)
+        return [*names, *peers]
+
+    def make_runner(self, name: str, make_peer: MakePeer | None) -> Runner:
+        """Build a runner: ours, one of our strategies, or a peer.
+
+        Raises:
+            ImportError: It is not installed.
+            ValueError: It cannot run this case.
+        """
+        shapes = {part: abstract_params(part, self.config) for part in COMPONENTS}
+        params, x = draw_params(shapes), self.draw_input()
+        if not self.is_ours(name):
+            if make_peer is None:
+                raise ImportError("torch is not installed")
+            options = {"dtype": self.dtype, "threads": self.threads}
+            return Runner(*make_peer(name, params, self.config, self.component, x, **options))
+        params = jax.tree.map(lambda p: jnp.asarray(p, self.dtype), params)
+        return Runner(_start(name, self, params), jax.block_until_ready, np.asarray)
 
 
 class Runner(NamedTuple):
@@ -65,7 +127,7 @@ class Runner(NamedTuple):
     fetch: Callable[[Any], np.ndarray]
 
 
-def random_params(config: AutoencoderTinyConfig) -> Params:
+def draw_params(shapes: Params) -> Params:
     """Draw params without starting a backend, so that peers do not carry JAX's memory."""
     rng = np.random.default_rng(0)
 
@@ -73,17 +135,7 @@ def random_params(config: AutoencoderTinyConfig) -> Params:
         fan_in = np.prod(shape.shape[:-1]) if len(shape.shape) > 1 else 100
         return (rng.standard_normal(shape.shape) / np.sqrt(fan_in)).astype(np.float32)
 
-    return {name: jax.tree.map(draw, abstract_params(name, config)) for name in COMPONENTS}
-
-
-def default_names(case: Case) -> list[str]:
-    """Name what is run of ours: `AutoencoderTiny`, and what else pays a look on this device."""
-    names = [OURS]
-    if case.component == "decoder":
-        names.append(UINT8)
-    if is_half(case.dtype) and (count_multiprocessors() or has_onednn(case.dtype)):
-        names.append(NO_KERNELS)
-    return names
+    return jax.tree.map(draw, shapes)
 
 
 def strategies_of(component: Component, config: AutoencoderTinyConfig) -> dict[str, Strategy]:
@@ -95,28 +147,9 @@ def strategies_of(component: Component, config: AutoencoderTinyConfig) -> dict[s
     return strategies
 
 
-def make_runner(name: str, case: Case, make_peer: MakePeer | None) -> Runner:
-    """Build a runner: ours, one of our strategies, or a peer.
-
-    Raises:
-        ImportError: It is not installed.
-        ValueError: It cannot run this case.
-    """
-    params, x = random_params(case.config), case.input
+def _start(name: str, case: Case, params: Params) -> Callable[[], jax.Array]:
+    value, decoding = jnp.asarray(case.draw_input(), case.dtype), case.component == "decoder"
     strategies = strategies_of(case.component, case.config)
-    if name not in (OURS, UINT8) and name not in strategies:
-        if make_peer is None:
-            raise ImportError("torch is not installed")
-        options = {"dtype": case.dtype, "threads": case.threads}
-        return Runner(*make_peer(name, params, case.config, case.component, x, **options))
-    params = jax.tree.map(lambda p: jnp.asarray(p, case.dtype), params)
-    return Runner(_start(name, case, params, strategies), jax.block_until_ready, np.asarray)
-
-
-def _start(
-    name: str, case: Case, params: Params, strategies: dict[str, Strategy]
-) -> Callable[[], jax.Array]:
-    value, decoding = jnp.asarray(case.input, case.dtype), case.component == "decoder"
     if name in strategies:
         run, strategy = decode if decoding else encode, strategies[name]
         return lambda: run(params, value, config=case.config, strategy=strategy)

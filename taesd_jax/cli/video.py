@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ..errors import MediaFileError, UsageError, one_line
 from ..io.arrays import open_array
-from ..io.files import reading, signature, write_files
+from ..io.files import reading, signature
 from ..io.images import from_uint8, pad_image
 from ..io.latent_content import check_archive
 from ..io.latents import check_finite
-from ..io.videos import check_video_path, read_video, write_video
+from ..io.videos import check_video_path, read_video, replacing, write_video
 from ..video import AutoencoderTinyVideo, num_frames
+from ..weights.sources import PICKLES
+from .options import convert_package
 from .outputs import check_not_inputs, check_outputs
 from .terminal import say
 
@@ -27,14 +30,15 @@ def run_decode_video(args: argparse.Namespace) -> int:
     """Decode latents into a video, in memory that does not grow with its length."""
     source, target = Path(args.latents), Path(args.output)
     check_not_inputs(args, [target])
-    check_video_path(target)
+    check_video_path(target, has_audio=args.audio is not None)
     if target.suffix:
         check_outputs(args, [target])
     vae = _load(args)
     latents = _read(source, args.data_format, args.key)
     total = num_frames(latents.shape[1], config=vae.config)
     frames = _progress(_frames(vae, latents), total, source)
-    count = write_video(target, frames, fps=args.fps, software=signature("decode-video"))
+    software = signature("decode-video")
+    count = write_video(target, frames, fps=args.fps, audio=args.audio, software=software)
     height, width = (vae.config.spatial_factor * side for side in latents.shape[2:4])
     say(f"{target}: {count} frames of {width}x{height}")
     return 0
@@ -51,20 +55,18 @@ def run_encode_video(args: argparse.Namespace) -> int:
     frames = (from_uint8(pixels) for pixels in _progress(_of_one_size(source), None, source))
     padded = (pad_image(frame, multiple)[None] for frame in frames)
     # .npy cannot hold bfloat16.
-    latents = [np.asarray(part[0], np.float32) for part in vae.iter_encode(padded)]
-    joined = np.concatenate(latents)
-    check_finite(joined)
-    buffer = io.BytesIO()
-    np.save(buffer, joined)
-    write_files({target: buffer.getvalue()})
-    say(f"{target}: latents {'x'.join(map(str, joined.shape))}")
+    latents = (np.asarray(part[0], np.float32) for part in vae.iter_encode(padded))
+    shape = _write(target, latents)
+    say(f"{target}: latents {'x'.join(map(str, shape))}")
     return 0
 
 
 def _load(args: argparse.Namespace) -> AutoencoderTinyVideo:
-    return AutoencoderTinyVideo.from_pretrained(
-        args.model, args.variant, dtype=args.dtype, chunk=args.chunk
-    )
+    options = {"dtype": args.dtype, "chunk": args.chunk}
+    if Path(args.model).suffix not in PICKLES:
+        return AutoencoderTinyVideo.from_pretrained(args.model, args.variant, **options)
+    params, config = convert_package().load_video_pth(args.model, variant=args.variant)
+    return AutoencoderTinyVideo(jax.tree.map(jnp.asarray, params), config, **options)
 
 
 def _read(path: Path, data_format: str, key: str | None) -> np.ndarray:
@@ -109,6 +111,28 @@ def _of_one_size(source: Path) -> Iterator[np.ndarray]:
             )
         size = pixels.shape[:2]
         yield pixels
+
+
+def _write(path: Path, parts: Iterator[np.ndarray]) -> tuple[int, ...]:
+    """Write latents (k, h, w, z) to a .npy file as they come, and return the shape of all."""
+    shape: tuple[int, ...] = ()
+    with replacing(path) as temporary, temporary.open("xb") as file:
+        for part in parts:
+            check_finite(part)
+            if not shape:
+                shape = (0, *part.shape[1:])
+                _write_header(file, shape)
+            file.write(part.tobytes())
+            shape = (shape[0] + len(part), *shape[1:])
+        # NumPy leaves room in a header for the first axis to grow.
+        file.seek(0)
+        _write_header(file, shape)
+    return shape
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def _frames(vae: AutoencoderTinyVideo, latents: np.ndarray) -> Iterator[np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import os
@@ -17,6 +18,7 @@ from ..errors import MediaFileError
 from .files import reading, resolve_target, write_files
 from .images import read_pixels
 from .listing import IMAGE_SUFFIXES
+from .sound import ADVICE, open_sound
 
 # The encoder of each kind of file.
 _CODECS = {".mp4": "libx264", ".mkv": "libx264", ".mov": "libx264", ".webm": "libvpx-vp9"}
@@ -57,6 +59,7 @@ def write_video(
     frames: Iterable[np.ndarray],
     *,
     fps: float = 24,
+    audio: str | os.PathLike[str] | None = None,
     software: str | None = None,
 ) -> int:
     """Write frames as they come, in memory that does not grow with their number.
@@ -67,6 +70,8 @@ def write_video(
             complete.
         frames: 8-bit pixels (h, w, 3), all of one size.
         fps: Frames a second, for a file.
+        audio: A file whose sound is copied as it is, as long as the frames last; none if it has
+            none.
         software: What wrote it, kept in the metadata of a file.
 
     Returns:
@@ -74,21 +79,28 @@ def write_video(
 
     Raises:
         MediaFileError: The suffix is another, PyAV is not installed, the folder has frames already,
-            there are no frames, or they cannot be encoded.
+            there are no frames, or they cannot be encoded; `audio` cannot be read, is of a codec
+            that the file cannot hold, or is given with a folder.
         ValueError: A frame has another shape or dtype.
     """
     path = Path(path)
-    check_video_path(path)
+    check_video_path(path, has_audio=audio is not None)
     frames = _checked(frames)
-    count = _encode(path, frames, fps, software) if path.suffix else _write_images(path, frames)
+    if path.suffix:
+        sound = None if audio is None else Path(audio)
+        count = _encode(path, frames, fps, sound, software)
+    else:
+        count = _write_images(path, frames)
     if not count:
         raise MediaFileError(f"{path}: there are no frames to write")
     return count
 
 
-def check_video_path(path: Path) -> None:
+def check_video_path(path: Path, *, has_audio: bool = False) -> None:
     """Raise MediaFileError unless `write_video` can write here."""
     if not path.suffix:
+        if has_audio:
+            raise MediaFileError(f"{path}: a folder of images holds no sound; name a video file")
         if any(path.glob(_FRAMES)):
             raise MediaFileError(f"{path} has frames, which are not replaced; name another folder")
         return
@@ -110,40 +122,56 @@ def _write_images(folder: Path, frames: Iterator[np.ndarray]) -> int:
     return count
 
 
-def _encode(path: Path, frames: Iterator[np.ndarray], fps: float, software: str | None) -> int:
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a path to write to; what is there replaces `path` unless an error is raised."""
+    target = resolve_target(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{secrets.token_hex(8)}{path.suffix.lower()}")
+    try:
+        yield temporary
+        if temporary.exists():
+            os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _encode(
+    path: Path,
+    frames: Iterator[np.ndarray],
+    fps: float,
+    audio: Path | None,
+    software: str | None,
+) -> int:
     av = _import_av(path)
     first = next(frames, None)
     if first is None:
         return 0
-    target = resolve_target(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{secrets.token_hex(8)}{path.suffix.lower()}")
-    count = 0
+    count, rate = 0, Fraction(fps).limit_denominator(1001)
     try:
-        with av.open(str(temporary), "w") as container:
+        with replacing(path) as temporary, av.open(str(temporary), "w") as container:
             if software:
                 container.metadata["comment"] = software
-            stream = _add_stream(container, path, first, fps)
-            for pixels in itertools.chain([first], frames):
-                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-                # Players take files without a label for BT.709; the default is BT.601.
-                frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709")
-                container.mux(stream.encode(frame))
-                count += 1
-            container.mux(stream.encode())
-        os.replace(temporary, target)
+            stream = _add_stream(container, path, first, rate)
+            with open_sound(audio, container) as sound:
+                for count, pixels in enumerate(itertools.chain([first], frames), 1):
+                    frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                    # Players take files without a label for BT.709; the default is BT.601.
+                    frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709")
+                    container.mux(stream.encode(frame))
+                    if sound:
+                        sound.copy(count / rate)
+                container.mux(stream.encode())
     except av.FFmpegError as error:
-        raise MediaFileError(f"{path}: cannot be encoded: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        advice = f"; {ADVICE}" if audio else ""
+        raise MediaFileError(f"{path}: cannot be encoded: {error}{advice}") from error
     return count
 
 
-def _add_stream(container: Any, path: Path, first: np.ndarray, fps: float) -> Any:
+def _add_stream(container: Any, path: Path, first: np.ndarray, rate: Fraction) -> Any:
     height, width, _ = first.shape
     if height % 2 or width % 2:
         raise MediaFileError(f"{path}: sides must be even, got {width}x{height}")
-    rate = Fraction(fps).limit_denominator(1001)
     stream = container.add_stream(_CODECS[path.suffix.lower()], rate=rate)
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
     stream.codec_context.colorspace = _BT709

@@ -15,7 +15,7 @@ from ..io.files import write_files
 
 
 class SaveFrames:
-    """Save each preview as a numbered PNG, `folder/step_00012.png`.
+    """Save each preview as a numbered PNG, `folder/step_00012.png`; a video as a strip of frames.
 
     Further previews of the same step, from vmap or several devices, get a second number.
 
@@ -35,11 +35,12 @@ class SaveFrames:
 
 
 class WriteAnimation:
-    """Write all previews as one animation when the stream is closed.
+    """Write all previews as one animation when the stream is closed; videos play one by one.
 
     Args:
         path: A .gif or .webp file.
-        seconds: Duration of each preview; the last lasts five times as long.
+        seconds: Duration of each preview, of videos of each frame; the last lasts five times as
+            long.
 
     Raises:
         MediaFileError: The suffix is not .gif or .webp.
@@ -56,7 +57,8 @@ class WriteAnimation:
 
     def __call__(self, step: int, pixels: np.ndarray) -> None:
         """Add a preview."""
-        self._frames.append((step, side_by_side(pixels)))
+        moments = np.moveaxis(pixels, 1, 0) if pixels.ndim == 5 else [pixels]
+        self._frames += [(step, side_by_side(moment)) for moment in moments]
 
     def close(self) -> None:
         """Write the animation, in the order of steps."""
@@ -144,9 +146,15 @@ class ShowInTerminal:
 def side_by_side(pixels: np.ndarray) -> np.ndarray:
     """Concatenate a batch of images (n, h, w, 3) into one row (h, n * w, 3).
 
+    Of videos (n, t, h, w, 3) each is a row of its frames, one below the other.
+
     >>> side_by_side(np.zeros((2, 8, 16, 3), np.uint8)).shape
     (8, 32, 3)
+    >>> side_by_side(np.zeros((2, 5, 8, 16, 3), np.uint8)).shape
+    (16, 80, 3)
     """
+    if pixels.ndim == 5:
+        return np.concatenate([side_by_side(frames) for frames in pixels], axis=0)
     return np.concatenate(list(pixels), axis=1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,6 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
-from jax.typing import ArrayLike
 
 from ..config import AutoencoderTinyConfig
 from ..errors import warn
@@ -21,6 +20,8 @@ from ..model.functional import Params, select_component
 from ..model.validation import check_count, check_latent, check_scale
 from ..strategies.placement import place
 from ..strategies.run import decode
+from ..video import VideoConfig, decode_video
+from ..video.validation import check_latents
 
 Consumer = Callable[[int, np.ndarray], object]
 
@@ -37,9 +38,9 @@ class PreviewStream:
     was traced with: trace it again for another stream.
 
     Args:
-        consumer: Called with the step and 8-bit pixels (n, h, w, 3). Its method `close`, if any, is
-            called last.
-        config: Architecture of the autoencoder.
+        consumer: Called with the step and 8-bit pixels (n, h, w, 3), of videos (n, frames, h, w,
+            3). Its method `close`, if any, is called last.
+        config: Architecture of the autoencoder, of images or videos.
         every: Show the steps that this divides.
         scale: 1, or the scale of thumbnails: 1/8 takes 2 % of the work. See `decode`.
         max_images: Images of each batch to show.
@@ -71,7 +72,7 @@ class PreviewStream:
         self,
         consumer: Consumer,
         *,
-        config: AutoencoderTinyConfig,
+        config: AutoencoderTinyConfig | VideoConfig,
         every: int = 1,
         scale: float = 1,
         max_images: int = 1,
@@ -81,7 +82,12 @@ class PreviewStream:
             raise TypeError(f"consumer must be callable, got {type(consumer).__name__}")
         for name, value in (("every", every), ("max_images", max_images), ("max_queue", max_queue)):
             check_count(name, value)
-        self.scale = check_scale(scale, "decoder", config)
+        if isinstance(config, VideoConfig):
+            if scale != 1:
+                raise ValueError(f"video models have no thumbnails: scale must be 1, got {scale}")
+            self.scale = 1
+        else:
+            self.scale = check_scale(scale, "decoder", config)
         self.config, self.every, self.max_images = config, every, max_images
         self.dropped = self.failed = 0
         self.errors: list[BaseException] = []
@@ -103,13 +109,17 @@ class PreviewStream:
         Args:
             params: As for `decode`.
             step: Number of the step.
-            latents: (n, h, w, z) in model space; `predict_x0` removes the noise of noisy ones.
+            latents: (n, h, w, z) in model space, of videos (n, t, h, w, z); `predict_x0` removes
+                the noise of noisy ones.
 
         Raises:
             ValueError: The latents do not fit the config.
             TypeError: The latents are not floating point.
         """
-        check_latent(latents, self.config)
+        if isinstance(self.config, VideoConfig):
+            check_latents(latents, self.config)
+        else:
+            check_latent(latents, self.config)
         latents = _replicate(latents)[: self.max_images]
         used = {"decoder": select_component(params, "decoder")}
         if self.scale != 1:
@@ -147,6 +157,8 @@ class PreviewStream:
 
     def _pixels(self, params: Params, latents: jax.Array) -> jax.Array:
         # 8 bits on the device: a quarter of the bytes to transfer.
+        if isinstance(self.config, VideoConfig):
+            return decode_video(params, latents, config=self.config, chunk=1, out_dtype="uint8")
         return decode(params, latents, config=self.config, scale=self.scale, out_dtype="uint8")
 
     def _receive(self, step: Any, pixels: Any) -> None:
@@ -183,54 +195,6 @@ class PreviewStream:
         self.failed += 1
         if len(self.errors) < _MAX_ERRORS:
             self.errors.append(error)
-
-
-def predict_x0(
-    latents: jax.Array,
-    output: jax.Array,
-    *,
-    kind: Literal["epsilon", "v", "flow"],
-    alpha: ArrayLike = 1.0,
-    sigma: ArrayLike,
-) -> jax.Array:
-    """Predict the clean latents x0 from noisy ones, alpha x0 + sigma noise, and a model's output.
-
-    Args:
-        latents: Noisy latents (n, ...).
-        output: What the model predicts: the noise ("epsilon"), alpha noise - sigma x0 ("v",
-            arXiv:2202.00512) or noise - x0 ("flow", arXiv:2209.03003).
-        kind: What the output is.
-        alpha: sqrt(alphas_cumprod) of a DDPM schedule, 1 for schedules whose sigmas exceed 1
-            (Karras). Ignored for "flow", where it is 1 - sigma.
-        sigma: sqrt(1 - alphas_cumprod) of a DDPM schedule, otherwise the schedule's sigma. Like
-            alpha a scalar, one value per example (n,), or any shape with the latents' rank.
-
-    Raises:
-        ValueError: The kind is unknown, or alpha or sigma has another shape.
-
-    >>> x0, noise = jnp.float32(2), jnp.float32(1)
-    >>> float(predict_x0(0.75 * x0 + 0.25 * noise, noise - x0, kind="flow", sigma=0.25))
-    2.0
-    """
-    alpha, sigma = (_per_example(jnp.asarray(v, latents.dtype), latents) for v in (alpha, sigma))
-    if kind == "epsilon":
-        return (latents - sigma * output) / alpha
-    if kind == "v":
-        return alpha * latents - sigma * output
-    if kind == "flow":
-        return latents - sigma * output
-    raise ValueError(f"kind must be 'epsilon', 'v' or 'flow', got {kind!r}")
-
-
-def _per_example(value: jax.Array, latents: jax.Array) -> jax.Array:
-    if value.shape == latents.shape[:1] and latents.ndim > 1:
-        return value.reshape(-1, *[1] * (latents.ndim - 1))
-    if value.ndim not in (0, latents.ndim):
-        raise ValueError(
-            f"alpha and sigma must be scalars, have shape {latents.shape[:1]} or rank "
-            f"{latents.ndim}, got shape {value.shape}"
-        )
-    return value
 
 
 def _replicate(latents: jax.Array) -> jax.Array:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import DTypeLike
 
 from ..kernels import ConvSpec, activation, fused_conv, round_to, upcast
@@ -18,6 +20,10 @@ from .layers import ConvPart, VideoLayer, build_layers
 
 # {"layers_3": (n, h, w, c), ...}: for each memory block its input of the last frame.
 State = dict[str, jax.Array]
+
+# Pixels of a map, the size of an image of TAESD at 512x512 before its last upsample, from which on
+# frames fill a device one by one.
+_LARGE_MAP = 2**14
 
 
 def init_state(
@@ -139,18 +145,45 @@ def advance(
         The memory of these frames, and (n, k * time_factor, height, width, 3), of which
         `frame_indices` belong to the video, or for an encoder (n, k, h, w, z).
     """
+    layers = build_layers(component, config)
+    blocks = [i for i, layer in enumerate(layers) if layer.kind == "memory_block"]
+    grows = [i for i, layer in enumerate(layers) if layer.kind == "time_grow"]
+    first, last = (blocks[0], len(layers)) if component == "encoder" else (0, grows[-1] + 1)
     if component == "encoder":
         x = x if config.signed_images else to_unsigned(x)
         x = _pixel_unshuffle(x, config.patch_size)
+        x = _apply_apart(params, layers[:first], x, frames=config.time_pool[0])
     new_state: State = {}
-    for layer in build_layers(component, config):
+    for layer in layers[first:last]:
         if layer.kind == "memory_block":
             past = jnp.concatenate([state[layer.name][:, None], x[:, :-1]], axis=1)
             new_state[layer.name] = x[:, -1]
             x = _memory_block(params, layer, x, past)
         else:
             x = _apply_layer(params, layer, x)
-    return new_state, _pixel_shuffle(x, config.patch_size) if component == "decoder" else x
+    if component == "decoder":
+        x = _pixel_shuffle(_apply_apart(params, layers[last:], x), config.patch_size)
+    return new_state, x
+
+
+def _apply_apart(
+    params: Params, layers: Sequence[VideoLayer], x: jax.Array, frames: int = 1
+) -> jax.Array:
+    """Run layers that carry nothing in time, of large maps `frames` frames at a time.
+
+    At full resolution they would take most of the memory of a step.
+    """
+
+    def run(x: jax.Array) -> jax.Array:
+        for layer in layers:
+            x = _apply_layer(params, layer, x)
+        return x
+
+    n, t, h, w, c = x.shape
+    if h * w < _LARGE_MAP or t == frames:
+        return run(x)
+    groups = jnp.moveaxis(x.reshape(n, t // frames, frames, h, w, c), 1, 0)
+    return jnp.moveaxis(lax.map(run, groups)[:, :, 0], 0, 1)
 
 
 def _apply_layer(params: Params, layer: VideoLayer, x: jax.Array) -> jax.Array:

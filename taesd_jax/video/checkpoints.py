@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -14,8 +15,10 @@ from ..errors import CheckpointError
 from ..io.files import write_files
 from ..model.layers import Params
 from ..weights import files
+from ..weights.assembly import Part
 from ..weights.files import DTYPES
 from ..weights.names import Shape
+from ..weights.sources import PICKLES
 from .config import VIDEO_VARIANTS, VideoConfig
 from .tensors import check_finite, check_shapes, difference, from_tensors, to_tensors
 
@@ -51,36 +54,54 @@ def load_video(path: str | os.PathLike[str], *, variant: str | None = None) -> V
         ValueError: There is no such variant.
     """
     path = Path(path).expanduser()
-    if path.suffix in (".pth", ".pt") and path.is_file():
+    if path.suffix in PICKLES and path.is_file():
         raise CheckpointError(
-            f"{path} is a PyTorch pickle, which is not loaded here: with torch installed, "
-            f"safetensors.torch.save_file(torch.load({str(path)!r}), "
-            f"{str(path.with_suffix('.safetensors'))!r}) makes one that can be loaded"
+            f"{path} is a PyTorch pickle: with torch installed, load it by "
+            f"taesd_jax.convert.load_video_pth({str(path)!r})"
         )
     header = files.read_header(path)
     with _prefixed(path):
-        config = _stored_config(header.metadata)
-        if config is None or variant is not None:
-            config = recognise(header.shapes, variant=variant, name=path.stem)
-        check_shapes(header.shapes, config)
-        refused = [
-            f"{name} is {kind}" for name, kind in header.dtypes.items() if kind not in DTYPES
-        ]
-        if refused:
-            raise CheckpointError(f"expected tensors of {', '.join(DTYPES)}; {'; '.join(refused)}")
-    # Only now: the tensors of a file that is no model may be larger than memory.
-    tensors = files.read_tensors(path, header, header.shapes)
-    with _prefixed(path):
+        stored = None if variant is not None else _stored_config(header.metadata)
+    refused = {name: kind for name, kind in header.dtypes.items() if kind not in DTYPES}
+    read = functools.partial(files.read_tensors, path, header)
+    part = Part(str(path), header.shapes, refused, read)
+    return assemble_video(part, variant=variant, config=stored)
+
+
+def assemble_video(
+    part: Part, *, variant: str | None = None, config: VideoConfig | None = None
+) -> VideoCheckpoint:
+    """Recognise the model of a file, and read it.
+
+    Args:
+        part: The tensors by their published names, read last: those of a file that is no model may
+            be larger than memory.
+        variant: As in `load_video`.
+        config: What the file itself says, if anything.
+
+    Raises:
+        CheckpointError: As in `load_video`.
+        ValueError: There is no such variant.
+    """
+    with _prefixed(part.origin):
+        if part.refused:
+            kinds = "; ".join(f"{name} is {kind}" for name, kind in part.refused.items())
+            raise CheckpointError(f"expected tensors of {', '.join(DTYPES)}; {kinds}")
+        if config is None:
+            config = recognise(part.shapes, variant=variant, name=Path(part.origin).stem)
+        check_shapes(part.shapes, config)
+    tensors = part.read(part.shapes)
+    with _prefixed(part.origin):
         params = from_tensors(tensors, config=config)
-    return VideoCheckpoint(params, config.replace(name_or_path=str(path)))
+    return VideoCheckpoint(params, config.replace(name_or_path=part.origin))
 
 
 @contextmanager
-def _prefixed(path: Path) -> Iterator[None]:
+def _prefixed(origin: str | Path) -> Iterator[None]:
     try:
         yield
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(f"{origin}: {error}") from error
 
 
 def save_video(path: str | os.PathLike[str], params: Params, config: VideoConfig) -> Path:

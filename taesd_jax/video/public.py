@@ -7,10 +7,11 @@ from .config import VIDEO_VARIANTS, VideoConfig
 from .frames import frame_indices, num_frames, num_latents
 from .functional import decode_step, decode_video, encode_video
 from .iterators import iter_decode_frames, iter_encode_frames
+from .nnx_modules import LTX2VAE, WanVAE
 from .tensors import from_tensors, to_tensors
-from .wan import WanVAE
 
 __all__ = [
+    "LTX2VAE",
     "VIDEO_VARIANTS",
     "AutoencoderTinyVideo",
     "VideoCheckpoint",

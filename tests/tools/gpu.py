@@ -25,8 +25,10 @@ from jax import lax
 from taesd_jax import VARIANTS, Full, decode, encode
 from taesd_jax.cli.counts import count_full, describe_machine, measure_limits
 from taesd_jax.cli.measurement import measure
-from taesd_jax.cli.runners import Case, default_names, random_params
+from taesd_jax.cli.runners import Case, draw_params
 from taesd_jax.kernels import count_multiprocessors, hopper
+from taesd_jax.model.functional import abstract_params
+from taesd_jax.model.layers import COMPONENTS
 
 SHAPES = [(1, 32, 32), (3, 34, 72), (1, 130, 1024), (8, 128, 128)]
 HALF = ("bfloat16", "float16")
@@ -155,8 +157,8 @@ def check_models(report, names):
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     for name, component in itertools.product(names, ("decoder", "encoder")):
         config = VARIANTS[name]
-        params = random_params(config)
-        x = Case(config, component, 256, 2, "float32", 1).input
+        params = draw_params({part: abstract_params(part, config) for part in COMPONENTS})
+        x = Case(name, config, component, 256, 2, "float32", 1).draw_input()
         module = getattr(TorchAutoencoderTiny(params, config).eval().cuda(), component)
         with torch.inference_mode():
             feed = torch.from_numpy(x.transpose(0, 3, 1, 2).copy()).cuda()
@@ -178,7 +180,8 @@ def check_models(report, names):
 
 def check_transforms(report):
     config = VARIANTS["taesd"]
-    params = jax.tree.map(lambda p: jnp.asarray(p, jnp.bfloat16), random_params(config))
+    drawn = draw_params({"decoder": abstract_params("decoder", config)})
+    params = jax.tree.map(lambda p: jnp.asarray(p, jnp.bfloat16), drawn)
     z = draw(0, (4, 32, 32, 4), jnp.bfloat16)
     run = functools.partial(run_model, component="decoder", config=config, dtype="bfloat16")
     batch = run(params, z, kernels=True)
@@ -204,8 +207,10 @@ def time_table(report, peers, rounds):
     limits = measure_limits("bfloat16")
     report.add("limits", "bfloat16", limits._asdict())
     for component, batch in itertools.product(("decoder", "encoder"), (8, 1)):
-        case = Case(VARIANTS["taesd"], component, 512, batch, "bfloat16", 16)
-        rows = measure([*default_names(case), *peers], case, rounds=rounds, make_peer=make_peer)
+        case = Case("taesd", VARIANTS["taesd"], component, 512, batch, "bfloat16", 16)
+        rows = measure(
+            case.names(peers, strategies=False), case, rounds=rounds, make_peer=make_peer
+        )
         name = f"{component} {batch} x 512"
         counts = count_full(case)
         report.add("time", f"{name}, limit", f"{1e3 * limits.seconds(counts):.3f} ms")

@@ -122,6 +122,35 @@ def test_another_programs_file_of_a_published_name(tmp_path):
     assert params["decoder"]["layers_22"]["kernel"].dtype == np.float16
 
 
+@pytest.mark.slow
+@pytest.mark.oracle
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_published_pickles_load_where_torch_is(tmp_path, dtype):
+    torch = pytest.importorskip("torch")
+    from taesd_jax.convert import load_video_pth
+
+    config = VIDEO_VARIANTS["taecvx"]
+    tensors = random_tensors(config)
+    state = {k: torch.from_numpy(t).to(getattr(torch, dtype)) for k, t in tensors.items()}
+    torch.save(state, tmp_path / "taecvx.pth")
+    params, loaded = load_video_pth(tmp_path / "taecvx.pth")
+    assert loaded == config
+    assert loaded.name_or_path.endswith("taecvx.pth")
+    for key, tensor in to_tensors(params).items():
+        assert np.array_equal(tensor, tensors[key].astype(tensor.dtype))
+        assert tensor.dtype.name == dtype
+    torch.save(state, tmp_path / "model.pth")
+    with pytest.raises(CheckpointError, match=r"model\.pth: .*taecvx.*--variant"):
+        load_video_pth(tmp_path / "model.pth")
+    assert load_video_pth(tmp_path / "model.pth", variant="taew2_1").config.frame_rule == "causal"
+    with pytest.raises(CheckpointNotFoundError):
+        load_video_pth(tmp_path / "none.pth")
+    state["decoder.1.bias"] = torch.zeros(256, dtype=torch.int32)
+    torch.save(state, tmp_path / "taecvx.pth")
+    with pytest.raises(CheckpointError, match=r"taecvx\.pth: .*decoder\.1\.bias is torch\.int32"):
+        load_video_pth(tmp_path / "taecvx.pth")
+
+
 def test_integers_are_no_weights(tmp_path, checkpoint):
     _, params = checkpoint
     tensors = to_tensors(params)
@@ -141,7 +170,7 @@ def test_errors_of_loading(tmp_path, checkpoint):
     with pytest.raises(CheckpointError, match="decoder.1.weight"):
         load_video(path, variant="taew2_1")
     (tmp_path / "taew2_1.pth").write_bytes(b"PK")
-    with pytest.raises(CheckpointError, match="pickle"):
+    with pytest.raises(CheckpointError, match="load_video_pth"):
         load_video(tmp_path / "taew2_1.pth")
 
 

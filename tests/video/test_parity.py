@@ -8,7 +8,7 @@ from taesd_jax.video import VIDEO_VARIANTS, decode_video, encode_video
 from taesd_jax.video.tensors import from_tensors
 
 torch = pytest.importorskip("torch")
-reference = pytest.importorskip("video_reference")
+TorchVideo = pytest.importorskip("taesd_jax.convert.video_modules").TorchVideo
 
 pytestmark = [pytest.mark.slow, pytest.mark.oracle]
 
@@ -21,7 +21,7 @@ BFLOAT16 = 1.5
 def model_of(name):
     """Return a reference whose activations keep their size, and our params of its weights."""
     torch.manual_seed(0)
-    model = reference.build(name).eval()
+    model = TorchVideo(name).eval()
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim == 4:
@@ -56,10 +56,12 @@ def test_decodes_equal_pytorchs(name):
     latents = np.random.default_rng(0).standard_normal((1, 3, 2, 3, config.latent_channels))
     latents = latents.astype(np.float32)
     with torch.no_grad():
-        expected = reference.decode(name, model, to_torch(latents))
-        half = reference.decode(name, model.bfloat16(), to_torch(latents).bfloat16())
+        expected = model.decode(to_torch(latents))
+        steps = model.float().decode(to_torch(latents), chunk=1)
+        half = model.bfloat16().decode(to_torch(latents).bfloat16())
     expected = ranges(name, to_numpy(expected), to_network=False)
     half = ranges(name, to_numpy(half), to_network=False)
+    assert error(ranges(name, to_numpy(steps), to_network=False), expected) < FLOAT32
     got = decode_video(params, latents, config=config, chunk=1)
     assert got.shape == expected.shape
     assert error(got, expected) < FLOAT32
@@ -78,8 +80,8 @@ def test_encodes_equal_pytorchs(name):
     video = np.random.default_rng(0).uniform(-1, 1, (1, 7, side, 2 * side, 3)).astype(np.float32)
     network = to_torch(ranges(name, video, to_network=True))
     with torch.no_grad():
-        expected = to_numpy(reference.encode(name, model, network))
-        half = to_numpy(reference.encode(name, model.bfloat16(), network.bfloat16()))
+        expected = to_numpy(model.encode(network))
+        half = to_numpy(model.bfloat16().encode(network.bfloat16()))
     got = encode_video(params, video, config=config, chunk=1)
     assert got.shape == expected.shape
     assert error(got, expected) < FLOAT32

@@ -1,5 +1,7 @@
 """Whole, in chunks, scanned and in steps: the same bits, and memory that does not grow."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ from taesd_jax.video import (
     frame_indices,
     init_state,
 )
+from taesd_jax.video import advance as advance_module
 from taesd_jax.video.advance import abstract_params
 from taesd_jax.video.functional import _decode
 
@@ -25,6 +28,8 @@ FORMS = [
         for name in ("taew2_1", "taem1", "taeltx2_3_wide", "taeh3", "taecvx", "lighttaehy1_5")
     ),
 ]
+# Of fewer channels XLA sums in an order that depends on the number of frames.
+WIDE = {"taeltx2_3_wide": VIDEO_VARIANTS["taeltx2_3_wide"].replace(num_blocks=1)}
 # Bytes: the counters of loops.
 FLAT = 2**14
 
@@ -35,7 +40,7 @@ def same(a, b):
 
 @pytest.mark.parametrize("name", FORMS)
 def test_chunks_and_steps_of_a_decode_give_the_same_bits(name):
-    config = narrow(name)
+    config = WIDE.get(name) or narrow(name)
     params, z = random_params(config), latents(config, 5)
     whole = decode_video(params, z, config=config)
     assert same(whole, decode_video(params, z, config=config, chunk=2))
@@ -50,7 +55,7 @@ def test_chunks_and_steps_of_a_decode_give_the_same_bits(name):
 
 @pytest.mark.parametrize("name", FORMS)
 def test_chunks_of_an_encode_give_the_same_bits(name):
-    config = narrow(name)
+    config = WIDE.get(name) or narrow(name)
     params, x = random_params(config), video(config, 21, (8, 12))
     whole = encode_video(params, x, config=config)
     assert same(whole, encode_video(params, x, config=config, chunk=2))
@@ -93,6 +98,35 @@ def test_half_precision_streams_too():
     whole = decode_video(params, z, config=config)
     assert whole.dtype == jnp.bfloat16
     assert same(whole, decode_video(params, z, config=config, chunk=1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["taew2_1", "taew2_2_super", "taem1"])
+def test_frames_of_large_maps_run_one_by_one_with_the_same_bits(name, monkeypatch):
+    # As many channels as published: of fewer XLA sums in an order that depends on the batch.
+    config = narrow(name, encoder_channels=64)
+    side = 128 // 2 ** (len(config.time_grow) - 1)  # of the map before the last upsample 128
+    params, z = random_params(config), latents(config, 2, (side, side))
+    sample = decode_video(params, z, config=config)
+    x = jnp.clip(sample, -1, 1)
+    encoded = encode_video(params, x, config=config)
+    jax.clear_caches()
+    monkeypatch.setattr(advance_module, "_LARGE_MAP", 2**40)
+    assert same(sample, decode_video(params, z, config=config))
+    assert same(encoded, encode_video(params, x, config=config))
+    jax.clear_caches()
+
+
+@pytest.mark.slow
+def test_frames_of_large_maps_take_a_third_of_the_memory():
+    config = VIDEO_VARIANTS["taew2_1"]
+    params = abstract_params("decoder", config)
+    sizes = []
+    for side in (31, 32):  # maps of 124 and 128 pixels before the last upsample
+        z = jax.ShapeDtypeStruct((1, 1, side, side, 16), jnp.float32)
+        compiled = _decode.lower(params, z, config, 1, "float32", "uint8").compile()
+        sizes.append(temporaries(compiled))
+    assert sizes[1] < 0.4 * sizes[0]
 
 
 def temporaries(compiled):
@@ -156,3 +190,21 @@ def test_uint8_is_made_on_the_device():
     expected = np.round((np.clip(np.asarray(frames), -1, 1) + 1) * np.float32(127.5))
     assert eight.dtype == jnp.uint8
     assert np.array_equal(np.asarray(eight), expected.astype(np.uint8))
+
+
+@pytest.mark.parametrize("name", ["taew2_1", "taew2_2_super", "taeltx2_3_wide"])
+@pytest.mark.parametrize("component", ["decoder", "encoder"])
+def test_on_gpus_a_video_stays_in_half_precision(component, name):
+    config = narrow(name)
+    params = {component: abstract_params(component, config)}
+    side, run, shape = 8, decode_video, (1, 2, 8, 8, 4)
+    if component == "encoder":
+        side *= config.spatial_factor
+        run, shape = encode_video, (1, 8, side, side, 3)
+    x = jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+    traced = jax.jit(lambda p, x: run(p, x, config=config, chunk=1)).trace(params, x)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    results = re.findall(r"stablehlo\.convolution.*-> tensor<\S*x(\w+)>", text)
+    assert len(results) >= 14
+    assert set(results) == {"bf16"}
+    assert not re.search(r"dot_general.*f32", text)

@@ -1,17 +1,21 @@
 """`taesd-jax decode-video` and `encode-video`, `write_video` and `read_video`."""
 
+import os
 import re
+import subprocess
+import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from video_models import latents, narrow, random_params
+from video_models import latents, narrow, random_params, random_tensors
 
 from taesd_jax import MediaFileError
 from taesd_jax.cli import main
 from taesd_jax.io import from_uint8, read_video, write_video
-from taesd_jax.video import AutoencoderTinyVideo, save_video
+from taesd_jax.video import VIDEO_VARIANTS, AutoencoderTinyVideo, save_video
 
 CONFIG = narrow("taew2_2_super")
 # Mean error of an encoder of video in 8-bit values, on a smooth image.
@@ -26,8 +30,8 @@ def folder(working_folder):
     return working_folder
 
 
-def run(capsys, *args, status=0, command="decode-video"):
-    assert main([command, *map(str, args), "--model", "m.safetensors"]) == status
+def run(capsys, *args, status=0, command="decode-video", model="m.safetensors"):
+    assert main([command, *map(str, args), "--model", model]) == status
     out, err = capsys.readouterr()
     return out if status == 0 else err
 
@@ -82,6 +86,58 @@ def test_colours_survive_a_file(tmp_path, suffix):
     assert np.abs(decoded.astype(int) - image.astype(int)).mean() < LOSSY
 
 
+def write_sound(path, codec, seconds):
+    """Write a file of silence."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=48000)
+        for i in range(round(seconds * 48000 / 1024)):
+            frame = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), format="fltp")
+            frame.sample_rate, frame.pts = 48000, 1024 * i
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def read_sound(path):
+    """Return the packets of a file's sound, without those that only prime its decoder."""
+    import av
+
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        packets = [packet for packet in container.demux(stream) if packet.dts is not None]
+        return [bytes(packet) for packet in packets], float(packets[-1].pts * stream.time_base)
+
+
+@pytest.mark.parametrize("source", ["sound.mp4", "sound.ts", "sound.mkv"])
+def test_sound_is_copied_as_it_is_and_no_longer_than_the_frames(capsys, folder, source):
+    write_sound(source, "aac", 3)
+    run(capsys, "z.npy", "-o", "out.mp4", "--fps", "9", "--audio", source)  # a second
+    packets, last = read_sound("out.mp4")
+    header = 7 if source == "sound.ts" else 0  # MPEG-TS repeats it in each packet
+    expected = [packet[header:] for packet in read_sound(source)[0]]
+    assert packets == expected[: len(packets)]
+    assert 0.9 < last < 1
+    # The shorter of both may be the sound.
+    run(capsys, "z.npy", "-o", "long.mp4", "--fps", "1", "--audio", source)
+    assert read_sound("long.mp4")[0] == expected
+
+
+def test_sound_that_cannot_be_copied(capsys, folder):
+    write_sound("sound.mp4", "aac", 1)
+    write_video("silent.mp4", np.zeros((1, 16, 16, 3), np.uint8))
+    for args, message in (
+        (("out.webm", "--audio", "sound.mp4"), "aac.*mkv"),
+        (("out.mp4", "--audio", "none.mp4"), "none.mp4: no such file"),
+        (("out.mp4", "--audio", "z.npy"), "z.npy: cannot be read"),
+        (("out", "--audio", "sound.mp4"), "out: a folder"),
+        (("sound.mp4", "--audio", "sound.mp4"), "is an input"),
+    ):
+        err = run(capsys, "z.npy", "-o", *args, status=1)
+        assert re.search(message, err), err
+        assert not (folder / args[0]).exists() or args[0] == "sound.mp4"
+    run(capsys, "z.npy", "-o", "out.mp4", "--audio", "silent.mp4")
+
+
 def test_memory_does_not_grow_with_the_number_of_frames(tmp_path):
     pytest.importorskip("av")
 
@@ -95,6 +151,53 @@ def test_memory_does_not_grow_with_the_number_of_frames(tmp_path):
 
     peak(16)  # what is imported and cached once
     assert peak(256) < 1.5 * peak(16)
+
+
+# Peak of resident memory after each of four runs of the command, in kB.
+PEAKS = """
+import sys
+from pathlib import Path
+from taesd_jax.cli import main
+for count in (64, 256):
+    for args in (
+        ["decode-video", f"{count}.npy", "-o", f"{count}.mp4"],
+        ["encode-video", f"{count}.mp4", "-o", f"{count}_latents.npy"],
+    ):
+        assert main([*args, "--model", "m.safetensors"]) == 0
+        status = Path("/proc/self/status").read_text()
+        print("peak", *[x.split()[1] for x in status.splitlines() if x.startswith("VmHWM")])
+"""
+
+
+@pytest.mark.process
+def test_peak_memory_of_both_commands_does_not_grow_with_the_length(folder):
+    pytest.importorskip("av")
+    if not Path("/proc/self/status").exists():
+        pytest.skip("the system does not tell peaks")
+    for frames in (64, 256):
+        z = latents(CONFIG, frames // 4, (16, 16))[0]
+        np.save(f"{frames}.npy", np.asarray(z))
+    environment = os.environ | {"XLA_FLAGS": ""}  # the memory that users see
+    done = subprocess.run(
+        [sys.executable, "-c", PEAKS], capture_output=True, text=True, check=True, env=environment
+    )
+    peaks = [int(line.split()[1]) for line in done.stdout.splitlines() if line[:4] == "peak"]
+    # The 192 frames more have 151 MB as float32. The first 64 fill what x264 looks ahead.
+    assert peaks[-1] - peaks[1] < 25_000, peaks
+
+
+def test_latents_are_written_as_they_come(folder):
+    from taesd_jax.cli.video import _write
+
+    rng = np.random.default_rng(0)
+    parts = [rng.standard_normal((k, 2, 3, 4)).astype(np.float32) for k in (1, 1, 300)]
+    assert _write(folder / "e.npy", iter(parts)) == (302, 2, 3, 4)
+    assert np.array_equal(np.load("e.npy"), np.concatenate(parts))
+    parts[2][0] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        _write(folder / "e.npy", iter(parts))
+    assert np.load("e.npy").shape == (302, 2, 3, 4)
+    assert not list(folder.glob(".*"))
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -144,6 +247,18 @@ def test_what_cannot_be_decoded_is_refused(capsys, folder, args, message, status
     err = run(capsys, *args, status=status)
     assert re.search(message, err), err
     assert not (folder / "out").exists()
+
+
+@pytest.mark.oracle
+def test_a_published_pickle_is_a_model(capsys, folder):
+    torch = pytest.importorskip("torch")
+    tensors = random_tensors(VIDEO_VARIANTS["taehv1_5"])
+    torch.save({k: torch.from_numpy(t) for k, t in tensors.items()}, "model.pth")
+    np.save("z32.npy", np.zeros((1, 1, 1, 32), np.float32))
+    err = run(capsys, "z32.npy", "-o", "out", status=1, model="model.pth")
+    assert "taehv1_5 and lighttaehy1_5" in err
+    args = ("z32.npy", "-o", "out", "--variant", "taehv1_5")
+    assert "1 frames of 16x16" in run(capsys, *args, model="model.pth")
 
 
 def test_rates_are_checked(capsys, folder):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 
 from ...config import VARIANTS
+from ...video.config import VIDEO_VARIANTS
 from .common import add_overwrite, file_name, positive_integer
 
 PEERS = ("eager", "channels_last", "cuda_graph", "compile", "onnxruntime", "openvino")
+VIDEO_PEERS = ("eager", "steps", "compile")
 
 
 def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +22,11 @@ def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
     add("--rounds", type=positive_integer, default=5, help=default)
     add("--threads", type=positive_integer, help="CPU threads of each (default: all available)")
-    add("--peers", nargs="+", choices=("all", "none", *PEERS), default=["all"])
+    names = ("all", "none", *PEERS, "steps")
+    add("--peers", nargs="+", choices=names, default=["all"])
+    text = "measure video models in place of --variants (taew2_1 where none is named)"
+    add("--video", nargs="*", choices=tuple(VIDEO_VARIANTS), metavar="VARIANT", help=text)
+    add("--frames", nargs="+", type=positive_integer, default=[16], help="frames of the videos")
     add("--strategies", action="store_true", help="compare our strategies in place of peers")
     add("--peaks", action="store_true", help="peak memory, each in a process of its own")
     add("--overhead", action="store_true", help="overhead of a call")

@@ -19,6 +19,7 @@ def add_decode_video_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data-format", type=str.upper, choices=("THWC", "CTHW"), default="THWC", help=text)
     add("--key", metavar="NAME", help="name of the latents in an .npz file of several arrays")
     add("--fps", type=_rate, default=24, help="frames a second (default: %(default)s)")
+    add("--audio", metavar="FILE", help="copy the sound of this file, if it has any")
     _add_common_arguments(parser)
 
 
@@ -33,7 +34,7 @@ def add_encode_video_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", required=True, help="a safetensors file of published names")
+    add("--model", required=True, help="a safetensors or, with torch, .pth file of published names")
     text = "the variant, where the name of the file and its tensors leave several"
     add("--variant", choices=tuple(VIDEO_VARIANTS), help=text)
     text = "latents computed at a time (default: %(default)s)"
