@@ -55,6 +55,7 @@ INSIDE = {
     "video": [
         {"config"},
         {"layers", "frames"},
+        {"params"},
         {"advance", "tensors"},
         {"checkpoints"},
         {"validation"},

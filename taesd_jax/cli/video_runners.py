@@ -11,7 +11,7 @@ import numpy as np
 from ..model.layers import COMPONENTS, Component, Params
 from ..video import AutoencoderTinyVideo, VideoConfig, decode_video, encode_video, num_frames
 from ..video import num_latents as count_latents
-from ..video.advance import abstract_params
+from ..video.params import abstract_params
 from ..video.tensors import to_tensors
 from .runners import OURS, MakePeer, Runner, draw_params
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import jax
@@ -13,10 +12,11 @@ from jax.typing import DTypeLike
 from ..kernels import ConvSpec, activation, fused_conv, round_to, upcast
 from ..model.blocks import clamp
 from ..model.convolutions import upsample_conv
-from ..model.layers import COMPONENTS, Component, Params
+from ..model.layers import Component, Params
 from ..model.modules import to_unsigned
 from .config import VideoConfig
 from .layers import ConvPart, VideoLayer, build_layers
+from .params import path_of
 
 # {"layers_3": (n, h, w, c), ...}: for each memory block its input of the last frame.
 State = dict[str, jax.Array]
@@ -68,60 +68,6 @@ def state_shapes(
         elif layer.kind == "conv" and layer.convs[0].stride == 2:
             h, w = h // 2, w // 2
     return shapes
-
-
-def init_video(
-    key: jax.Array, *, config: VideoConfig, dtype: DTypeLike = jnp.float32
-) -> dict[str, Params]:
-    """Draw random parameters for encoder and decoder.
-
-    Args:
-        key: From `jax.random.key`.
-        config: Architecture.
-        dtype: Dtype of the parameters.
-
-    Returns:
-        {"encoder": ..., "decoder": ...}, nested dicts with string keys.
-    """
-    params = {}
-    for component, component_key in zip(COMPONENTS, jax.random.split(key), strict=True):
-        shapes, tree = jax.tree.flatten(abstract_params(component, config))
-        keys = jax.random.split(component_key, len(shapes))
-        drawn = [_draw(key, leaf.shape, dtype) for key, leaf in zip(keys, shapes, strict=True)]
-        params[component] = jax.tree.unflatten(tree, drawn)
-    return params
-
-
-def _draw(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
-    if len(shape) == 1:
-        return jnp.zeros(shape, dtype)
-    return jax.nn.initializers.lecun_normal()(key, shape, dtype)
-
-
-@functools.lru_cache(maxsize=64)
-def abstract_params(component: Component, config: VideoConfig) -> Params:
-    """Return a component's params as `jax.ShapeDtypeStruct`s; not to be changed.
-
-    >>> abstract_params("decoder", VideoConfig())["layers_7"]["conv"]["kernel"].shape
-    (1, 1, 256, 256)
-    """
-    params: Params = {}
-    for layer in build_layers(component, config):
-        for part in layer.convs:
-            branch = params
-            for word in path_of(layer, part):
-                branch = branch.setdefault(word, {})
-            depth = part.in_channels // part.groups
-            shape = (part.size, part.size, depth, part.out_channels)
-            branch["kernel"] = jax.ShapeDtypeStruct(shape, jnp.float32)
-            if part.bias:
-                branch["bias"] = jax.ShapeDtypeStruct(shape[3:], jnp.float32)
-    return params
-
-
-def path_of(layer: VideoLayer, part: ConvPart) -> tuple[str, ...]:
-    """Return where the params of a convolution are in those of its component."""
-    return (layer.name, part.name.replace(".", "_")) if part.name else (layer.name,)
 
 
 def advance(

@@ -14,11 +14,11 @@ from jax.typing import ArrayLike, DTypeLike
 from ..model.layers import COMPONENTS, Component, Params
 from ..model.validation import check_count, check_dtype
 from ..outputs import AutoencoderTinyOutput, DecoderOutput, select_output
-from .advance import init_video
 from .checkpoints import load_video, save_video
 from .config import VideoConfig
 from .functional import decode_video, encode_video
 from .iterators import iter_decode_frames, iter_encode_frames
+from .params import init_video
 
 
 @jax.tree_util.register_pytree_with_keys_class

@@ -16,10 +16,11 @@ from ..model.inputs import check_values
 from ..model.layers import Component, Params
 from ..model.validation import check_count, check_dtype, check_out_dtype
 from ..strategies.placement import place
-from .advance import State, abstract_params, advance, init_state
+from .advance import State, advance, init_state
 from .config import VideoConfig
 from .frames import clip_frames, frame_indices
 from .frames import num_latents as count_latents
+from .params import abstract_params
 from .validation import check_latents, check_state, check_video
 
 

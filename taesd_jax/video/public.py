@@ -1,6 +1,6 @@
 """The public names of `taesd_jax.video`."""
 
-from .advance import init_state, init_video
+from .advance import init_state
 from .autoencoder import AutoencoderTinyVideo
 from .checkpoints import VideoCheckpoint, load_video, save_video
 from .config import VIDEO_VARIANTS, VideoConfig
@@ -8,6 +8,7 @@ from .frames import frame_indices, num_frames, num_latents
 from .functional import decode_step, decode_video, encode_video
 from .iterators import iter_decode_frames, iter_encode_frames
 from .nnx_modules import LTX2VAE, WanVAE
+from .params import init_video
 from .tensors import from_tensors, to_tensors
 
 __all__ = [

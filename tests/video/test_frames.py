@@ -5,7 +5,7 @@ import pytest
 from video_models import narrow
 
 from taesd_jax.video import VIDEO_VARIANTS, decode_video, encode_video, num_frames, num_latents
-from taesd_jax.video.advance import abstract_params
+from taesd_jax.video.params import abstract_params
 
 LENGTHS = range(1, 21)
 

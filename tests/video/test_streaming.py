@@ -17,8 +17,8 @@ from taesd_jax.video import (
     init_state,
 )
 from taesd_jax.video import advance as advance_module
-from taesd_jax.video.advance import abstract_params
 from taesd_jax.video.functional import _decode
+from taesd_jax.video.params import abstract_params
 
 # One of each form: base, other rates of time, super, wide, the rules of H3 and CogVideoX.
 FORMS = [
