@@ -14,7 +14,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from ..errors import UsageError, describe_error, one_line
 from ..version import __version__
@@ -88,8 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if args.debug:
             raise
-        with contextlib.suppress(OSError):  # a full disk behind stderr
-            print(f"taesd-jax: error: {one_line(_shorten(error))}", file=sys.stderr)
+        _complain(f"taesd-jax: error: {one_line(_shorten(error))}")
         return _USAGE_ERROR if isinstance(error, UsageError) else 1
 
 
@@ -146,9 +145,21 @@ def _flush() -> None:
     try:
         sys.stdout.flush()
     except OSError:
-        # The reader of our output is gone, or its disk is full: discard the rest.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard(sys.stdout)
         raise
+
+
+def _complain(line: str) -> None:
+    """Print a line on standard error, or nowhere if that cannot be written."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        _discard(sys.stderr)
+
+
+def _discard(stream: TextIO) -> None:
+    """Discard what is left in a stream: its reader is gone, or its disk is full."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _encode_unprintable(error: UnicodeError) -> tuple[str | bytes, int]:
@@ -175,7 +186,7 @@ def _interrupt_again(unraisable: Any) -> None:
 
 def _show_warning(message: object, *_: Any, **__: Any) -> None:
     clear = "\r\033[K" if sys.stderr.isatty() else ""  # a line of `status_line`
-    print(f"{clear}taesd-jax: warning: {one_line(message)}", file=sys.stderr)
+    _complain(f"{clear}taesd-jax: warning: {one_line(message)}")
 
 
 def _open_closed_streams() -> None:

@@ -118,7 +118,7 @@ def start(*arguments, **options):
     return subprocess.Popen(
         [sys.executable, "-m", "taesd_jax", *arguments],
         stdout=options.pop("stdout", subprocess.PIPE),
-        stderr=subprocess.PIPE,
+        stderr=options.pop("stderr", subprocess.PIPE),
         text=True,
         env=os.environ | {"PYTHONUNBUFFERED": "1"} | options,
     )
@@ -186,8 +186,11 @@ def test_output_that_goes_nowhere(arguments, work):
         with open("/dev/full", "w") as full:
             process = start(*arguments, stdout=full, PYTHONUNBUFFERED="")
             _, err = process.communicate(timeout=60)
-        assert (process.returncode, err.count("\n")) == (1, 1)
-        assert "No space left" in err
+            assert (process.returncode, err.count("\n")) == (1, 1)
+            assert "No space left" in err
+            process = start("info", "nothing", stderr=full, PYTHONUNBUFFERED="")
+            process.communicate(timeout=60)
+            assert process.returncode == 1
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])

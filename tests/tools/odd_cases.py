@@ -145,7 +145,7 @@ def latent_cases():
     yield "bomb.npz", packed.getvalue(), False
     for mode in ("RGB", "L", "P", "LA"):
         yield f"mode-{mode}.png", image_bytes("PNG", mode), False
-    yield "rgba.png", image_bytes("PNG", "RGBA"), True
+    yield "opaque.png", image_bytes("PNG", "RGBA"), False
 
 
 def weight_cases():
