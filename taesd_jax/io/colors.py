@@ -15,6 +15,7 @@ _EXPECTED = "expected unsigned integers of 8 or 16 bits"
 _BITS, _COMPRESSION, _PHOTOMETRIC, _PLANAR, _SAMPLE_FORMAT = 258, 259, 262, 284, 339
 _UNCOMPRESSED, _WHITE_IS_ZERO, _SEPARATE = 1, 0, 2
 _SAMPLE_KINDS = {2: "signed integers", 3: "floating point", 5: "complex integers", 6: "complex"}
+_PLAIN_MODES = {"1": "L", "LA": "L", "L": "L", "CMYK": "CMYK"}
 # Modes in which an image can be converted by a profile of a colour space.
 _PROFILE_MODES = {"GRAY": ("L",), "RGB": ("L", "RGB"), "CMYK": ("CMYK",)}
 
@@ -35,7 +36,9 @@ def to_srgb(file: Any, path: Path) -> np.ndarray:
     _check_tiff(tags, path)
     if file.mode == "F" or (file.mode == "I" and file.format not in ("PNG", "PPM")):
         raise MediaFileError(f"{path}: {_EXPECTED}, got Pillow's mode {file.mode}")
-    image = ImageOps.exif_transpose(file)
+    # In place, and converted only where that changes something: each would be a copy.
+    ImageOps.exif_transpose(file, in_place=True)
+    image = file
     if image.mode == "I" or image.mode.startswith("I;16"):
         image = _grey_to_8_bits(image, tags)
     alpha = None
@@ -43,8 +46,8 @@ def to_srgb(file: Any, path: Path) -> np.ndarray:
         rgba = image.convert("RGBA")
         alpha = rgba.getchannel("A")
         image = image if image.mode in ("L", "LA") else rgba
-    image = image.convert({"1": "L", "LA": "L", "L": "L", "CMYK": "CMYK"}.get(image.mode, "RGB"))
-    image = _apply_profile(image, file.info.get("icc_profile")).convert("RGB")
+    image = _convert(image, _PLAIN_MODES.get(image.mode, "RGB"))
+    image = _convert(_apply_profile(image, file.info.get("icc_profile")), "RGB")
     if alpha:
         white = Image.new("RGB", image.size, "white")
         white.paste(image, mask=alpha)
@@ -52,6 +55,10 @@ def to_srgb(file: Any, path: Path) -> np.ndarray:
     if 0 in image.size:
         raise MediaFileError(f"{path}: the image is empty")
     return np.asarray(image)
+
+
+def _convert(image: Any, mode: str) -> Any:
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _check_tiff(tags: dict[int, Any], path: Path) -> None:

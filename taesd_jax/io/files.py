@@ -45,7 +45,7 @@ def write_files(files: Mapping[Path, bytes]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
             mode = path.stat().st_mode & 0o777 if path.exists() else None
-            with _naming(path):
+            with naming(path):
                 # Not tempfile, whose files ignore the umask.
                 descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
                 written.append((temporary, path))
@@ -143,7 +143,7 @@ def locked(folder: Path, *, blocking: bool = True) -> Iterator[None]:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Add the path to an OSError: the one of a full disk has none."""
     try:
         yield

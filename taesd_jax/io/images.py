@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -17,8 +17,10 @@ from .latent_png import PNG_TEXT
 # Formats that keep the size of every image and, except for losses and GIF's palette, its colours.
 _WRITABLE = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "SGI", "TGA", "TIFF",
              "WEBP")  # fmt: skip
-# EXIF tag, and formats that hold EXIF when written by Pillow.
-_SOFTWARE = 0x0131
+# EXIF tags, the last orientation that leaves width and height as they are, and formats that hold
+# EXIF when written by Pillow.
+_ORIENTATION, _SOFTWARE = 0x0112, 0x0131
+_LAST_UPRIGHT = 4
 _WITH_EXIF = ("AVIF", "JPEG", "PNG", "TIFF", "WEBP")
 # Formats that Pillow decodes itself; for EPS it would start another program. HEIF needs a plug-in.
 _READABLE = (*_WRITABLE, "DDS", "HEIF", "ICO", "MPO", "PSD", "QOI")
@@ -47,33 +49,54 @@ def read_pixels(path: str | os.PathLike[str]) -> np.ndarray:
         MediaFileError: There is no such file, it is broken or too large, or its values are not
             unsigned integers of up to 16 bits.
     """
+    path = Path(path)
+    with reading(path), path.open("rb") as stream:
+        return decode_pixels(stream, str(path))[0]
+
+
+def decode_pixels(
+    stream: BinaryIO, name: str, *, least: int | None = None
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Return the pixels of an encoded image, as `read_pixels` does, and its height and width.
+
+    Args:
+        stream: The encoded image.
+        name: Of the image, for messages.
+        least: A JPEG image may be decoded to half its size or less in a fraction of the time, as
+            long as both sides have this many pixels.
+
+    Raises:
+        MediaFileError: As `read_pixels`. Pillow has errors of its own for broken images.
+    """
     from PIL import Image, UnidentifiedImageError
 
-    path = Path(path)
-    with reading(path):
-        with path.open("rb") as stream:
-            head = stream.read(12)
-        if head[4:8] == b"ftyp" and head[8:] in _HEIF_BRANDS:
-            _register_heif(path)
-        Image.init()
-        try:
-            with Image.open(
-                path, formats=[name for name in _READABLE if name in Image.OPEN]
-            ) as file:
-                if PNG_TEXT in file.info:
-                    raise MediaFileError(f"{path}: a latent, not an image; decode it first")
-                return to_srgb(file, path)
-        except Image.DecompressionBombError as error:
-            raise MediaFileError(
-                f"{path}: too large to read at once: {error} `taesd-jax encode` reads .npy and "
-                f"uncompressed .tif of any size"
-            ) from error
-        except UnidentifiedImageError as error:
-            if head[:4] not in _TIFF_HEADS:
-                raise
-            raise MediaFileError(
-                f"{path}: Pillow does not read this kind of TIFF; save it as RGB of 8 bits"
-            ) from error
+    head = stream.read(12)
+    stream.seek(0)
+    if head[4:8] == b"ftyp" and head[8:] in _HEIF_BRANDS:
+        _register_heif(name)
+    Image.init()
+    try:
+        formats = [kind for kind in _READABLE if kind in Image.OPEN]
+        with Image.open(stream, formats=formats) as file:
+            if PNG_TEXT in file.info:
+                raise MediaFileError(f"{name}: a latent, not an image; decode it first")
+            w, h = file.size
+            if least:
+                file.draft(None, (least, least))
+            on_its_side = file.getexif().get(_ORIENTATION, 1) > _LAST_UPRIGHT
+            return to_srgb(file, Path(name)), (w, h) if on_its_side else (h, w)
+    except Image.DecompressionBombError as error:
+        raise MediaFileError(
+            f"{name}: too large to read at once: {error} `taesd-jax encode` reads .npy and "
+            f"uncompressed .tif of any size"
+        ) from error
+    except UnidentifiedImageError as error:
+        if head[:4] not in _TIFF_HEADS:
+            # Pillow's own message has an address, which changes.
+            raise MediaFileError(f"{name}: cannot be read: cannot identify its format") from error
+        raise MediaFileError(
+            f"{name}: Pillow does not read this kind of TIFF; save it as RGB of 8 bits"
+        ) from error
 
 
 def write_image(
@@ -177,11 +200,11 @@ def psnr(image: np.ndarray, other: np.ndarray) -> float:
     return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
 
 
-def _register_heif(path: Path) -> None:
+def _register_heif(name: str) -> None:
     try:
         import pillow_heif  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
-        raise MediaFileError(f"{path}: HEIC needs pillow-heif: pip install pillow-heif") from error
+        raise MediaFileError(f"{name}: HEIC needs pillow-heif: pip install pillow-heif") from error
     pillow_heif.register_heif_opener()
 
 
