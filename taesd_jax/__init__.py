@@ -1,8 +1,8 @@
 """Tiny autoencoders (the TAESD family) for JAX.
 
 Arrays are NHWC: images floating point in [-1, 1], latents in model space, as the diffusion model
-uses them. The public names are in `__all__` here and in the packages `convert`, `io`, `pipelines`,
-`previews`, `training` and `video`; the module `metrics` is public too.
+uses them. The public names are in `__all__` here and in the packages `convert`, `datasets`, `io`,
+`pipelines`, `previews`, `training` and `video`; the module `metrics` is public too.
 """
 
 from __future__ import annotations

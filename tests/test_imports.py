@@ -30,10 +30,22 @@ ORDER = [
     {"autoencoder"},
     {"exporting", "pipelines", "video"},
     {"previews"},
-    {"training"},
+    {"training", "datasets"},
     {"cli", "public"},
 ]
 INSIDE = {
+    "datasets": [
+        {"records"},
+        {"parquet", "array_records", "tars"},
+        {"formats"},
+        {"manifest", "locations"},
+        {"reader", "checks", "containers"},
+        {"sources", "pictures"},
+        {"plan"},
+        {"batches"},
+        {"encoding"},
+        {"local", "on_ray"},
+    ],
     "model": [
         {"layers"},
         {"convolutions", "inputs", "validation"},
@@ -68,7 +80,10 @@ INSIDE = {
 }
 PACKAGES = [
     "taesd_jax",
-    *(f"taesd_jax.{name}" for name in ("io", "pipelines", "previews", "training", "video")),
+    *(
+        f"taesd_jax.{name}"
+        for name in ("io", "pipelines", "previews", "training", "video", "datasets")
+    ),
 ]
 NO_TORCH = ("torch", "optax", "PIL", "huggingface_hub", "safetensors", "convert")
 

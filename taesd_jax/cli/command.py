@@ -40,6 +40,12 @@ _COMMANDS = {
     "roundtrip": ("images", "Encode and decode; write both images side by side, print the PSNR."),
     "decode-video": ("video", "Decode latents of a video model into a video, frame by frame."),
     "encode-video": ("video", "Encode a video into latents of a video model, frame by frame."),
+    "encode-dataset": (
+        "datasets",
+        "Encode a data set of images into shards; resumes what is begun.",
+    ),
+    "check-dataset": ("dataset_checks", "Check that a data set of latents is whole."),
+    "decode-dataset": ("dataset_checks", "Decode the latents of a data set into images."),
     "info": ("checkpoints", "Show what a checkpoint holds."),
     "convert": ("checkpoints", "Convert a checkpoint to another format."),
     "verify": ("checkpoints", "Compare with PyTorch layer by layer; status 1 if they differ."),

@@ -13,7 +13,7 @@ from taesd_jax.cli import main
 @pytest.mark.parametrize(
     ("words", "candidates"),
     [
-        (["en"], ["encode", "encode-video"]),
+        (["en"], ["encode", "encode-dataset", "encode-video"]),
         (["--ver"], ["--version"]),
         (["decode", "--sc"], ["--scale"]),
         (["decode", "x.npz", "--scale", "1/1"], ["1/16"]),
