@@ -17,6 +17,7 @@ from ..io.files import write_files
 from ..video import VIDEO_VARIANTS
 from .arguments.bench import PEERS, VIDEO_PEERS
 from .counts import Limits, count_full, describe_machine, measure_limits
+from .dataset_bench import run_dataset_bench
 from .measurement import AnyCase, Measured, call_overhead, measure, set_threads
 from .options import convert_package
 from .outputs import check_outputs, write_json
@@ -36,6 +37,8 @@ def run_bench(args: argparse.Namespace) -> int:
     if args.plot:
         _make_figure(Path(args.plot), 1)
     threads = set_threads(args.threads)
+    if args.dataset:
+        return run_dataset_bench(args)
     limits = {dtype: measure_limits(dtype) for dtype in args.dtypes}
     report: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),

@@ -127,3 +127,17 @@ def test_the_command(tmp_path, capsys):
     report = json.loads(target.read_text())
     assert [run["name"] for run in report["cases"][0]["runs"]] == [OURS, UINT8]
     assert report["overhead"]["vae_us"] > 0
+
+
+@pytest.mark.slow
+def test_data_sets_beside_the_encoder_alone(tmp_path, capsys):
+    target = tmp_path / "bench.json"
+    command = ["bench", "--dataset", "small", "--sizes", "64", "--count", "5", "--rounds", "2"]
+    assert cli.main([*command, "--json", str(target)]) == 0
+    report = json.loads(target.read_text())
+    times = report["seconds"]
+    assert all(len(times[name]) == 2 for name in ("encoder", "encode-dataset"))
+    float32 = 8 * 8 * 4 * 4
+    assert report["bytes"]["webdataset"]["float32"] > float32
+    assert report["psnr"]["float16"] > report["psnr"]["bfloat16"] > report["psnr"]["uint8"]
+    assert "5 JPEG images of 64x64" in capsys.readouterr().out

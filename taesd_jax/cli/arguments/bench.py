@@ -30,6 +30,12 @@ def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
     add("--strategies", action="store_true", help="compare our strategies in place of peers")
     add("--peaks", action="store_true", help="peak memory, each in a process of its own")
     add("--overhead", action="store_true", help="overhead of a call")
+    text = "encode-dataset with this model on made JPEG files, beside its encoder alone"
+    add("--dataset", metavar="MODEL", help=text)
+    text = "photographs that the files are made of (default: one that comes with this package)"
+    add("--images", nargs="+", metavar="IMAGE", help=f"with --dataset, {text}")
+    text = "with --dataset, number of files (default: %(default)s)"
+    add("--count", type=positive_integer, default=64, help=text)
     add("--json", type=file_name, metavar="FILE", help="also write the figures as JSON")
     text = "draw the medians (needs matplotlib)"
     add("--plot", type=file_name, metavar="FILE", help=text)
