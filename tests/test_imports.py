@@ -42,7 +42,7 @@ INSIDE = {
         {"reader", "checks", "containers"},
         {"sources", "pictures"},
         {"plan"},
-        {"batches"},
+        {"batches", "shards"},
         {"encoding"},
         {"local", "on_ray"},
     ],

@@ -10,12 +10,13 @@ from pathlib import Path
 import jax
 
 from ..autoencoder import AutoencoderTiny
-from ..datasets.encoding import Options, finish, place_encoder
+from ..datasets.encoding import Options, place_encoder
 from ..datasets.local import run_local
 from ..datasets.manifest import FAILURES_FILE, read_report
 from ..datasets.on_ray import run_on_ray
 from ..datasets.pictures import Geometry, buckets, square
 from ..datasets.plan import Plan, check_settings, load_plan, make_plan, make_settings
+from ..datasets.shards import finish
 from ..datasets.sources import list_items
 from ..errors import MediaFileError, UsageError
 from ..io.files import locked

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import itertools
 import os
-import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,22 +14,13 @@ import numpy as np
 
 from ..autoencoder import AutoencoderTiny
 from ..errors import MediaFileError, describe_error, one_line
-from ..io.files import naming
 from ..weights.files import digest_tree
 from .batches import Batches, Encoder, make_encoder
-from .formats import FORMATS
-from .manifest import (
-    Failure,
-    Manifest,
-    ShardReport,
-    digest_file,
-    read_report,
-    write_manifest,
-    write_report,
-)
+from .manifest import Failure, ShardReport, read_report
 from .pictures import Picture, load_picture
 from .plan import Plan
 from .records import Record, pack
+from .shards import Encoded, write_shard
 from .sources import Item, read_item
 
 # Pictures that each decoder is ahead of the encoder.
@@ -61,15 +51,6 @@ class Reporter(Protocol):
 
     def finish(self, report: ShardReport) -> None:
         """Take the report on a shard that was written."""
-
-
-class Encoded(NamedTuple):
-    """What became of the inputs of a shard; records are in the order of the plan."""
-
-    records: list[Record]
-    failures: list[Failure]
-    inputs: int
-    seconds: float
 
 
 class Options(NamedTuple):
@@ -190,55 +171,6 @@ def encode_items(plan: Plan, items: Sequence[Item], encoder: Encoder, options: O
     )
 
 
-def write_shard(plan: Plan, index: int, encoded: Encoded) -> ShardReport:
-    """Write a shard to a temporary file, rename it, and write the report that it is finished.
-
-    Raises:
-        OSError: It cannot be written; nothing is left of it.
-    """
-    path = plan.shard_path(index)
-    for left in path.parent.glob(f".{path.stem}.*.tmp"):  # by a process that was killed
-        left.unlink(missing_ok=True)
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.tmp")
-    format = FORMATS[plan.settings["format"]]
-    try:
-        with naming(path):
-            format.write_shard(temporary, encoded.records, metadata=plan.metadata)
-            _sync(temporary)
-            report = ShardReport(
-                path.name,
-                digest_file(temporary),
-                temporary.stat().st_size,
-                len(encoded.records),
-                encoded.inputs,
-                tuple(encoded.failures),
-                round(encoded.seconds, 3),
-            )
-            os.replace(temporary, path)
-            _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-    write_report(path, report)
-    return report
-
-
-def finish(plan: Plan) -> Manifest | None:
-    """Write `failures.jsonl` and `manifest.json`, or return None while shards are missing."""
-    reports = [read_report(plan.shard_path(index)) for index in range(plan.shards)]
-    finished = [report for report in reports if report]
-    if len(finished) < len(reports):
-        return None
-    for left in plan.folder.glob(".*.tmp"):  # by processes that were killed
-        left.unlink(missing_ok=True)
-    return write_manifest(
-        plan.folder,
-        fingerprint=plan.fingerprint,
-        format=plan.settings["format"],
-        metadata=plan.metadata,
-        reports=finished,
-    )
-
-
 def _load_all(
     plan: Plan, items: Sequence[Item], options: Options
 ) -> Iterator[tuple[int, tuple[Picture, dict[str, Any], float] | Exception]]:
@@ -271,12 +203,3 @@ def _load(
     except Exception as error:  # Pillow raises every kind on broken files
         return error
     return picture, fields, time.perf_counter() - start
-
-
-def _sync(path: Any) -> None:
-    """Wait until a file, or the names in a folder, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from .batches import Encoder
-from .encoding import Options, Reporter, encode_items, write_shard
+from .encoding import Options, Reporter, encode_items
 from .manifest import ShardReport
 from .plan import Plan
+from .shards import write_shard
 
 
 def run_local(

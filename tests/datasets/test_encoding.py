@@ -19,11 +19,12 @@ from encoded_datasets import (
 )
 
 from taesd_jax import AutoencoderTiny
-from taesd_jax.datasets import encoding, read
+from taesd_jax.datasets import encoding, read, shards
 from taesd_jax.datasets.batches import make_encoder
-from taesd_jax.datasets.encoding import Options, encode_items, encode_shard, finish
+from taesd_jax.datasets.encoding import Options, encode_items, encode_shard
 from taesd_jax.datasets.pictures import Geometry, buckets
 from taesd_jax.datasets.records import pack
+from taesd_jax.datasets.shards import finish
 from taesd_jax.errors import MediaFileError
 from taesd_jax.io import from_uint8, pad_image, read_image, read_pixels
 
@@ -207,7 +208,7 @@ def test_an_error_leaves_nothing_behind(source, vae, tmp_path, monkeypatch):
     def fail(path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(encoding, "digest_file", fail)
+    monkeypatch.setattr(shards, "digest_file", fail)
     with pytest.raises(OSError, match=r"No space left.*shard-00000\.tar"):
         encode_shard(plan, 0, vae=vae)
     assert contents(plan.folder) == before

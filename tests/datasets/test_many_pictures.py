@@ -11,9 +11,10 @@ from PIL import Image
 
 from taesd_jax.datasets import checks, read
 from taesd_jax.datasets.batches import make_encoder
-from taesd_jax.datasets.encoding import Options, finish
+from taesd_jax.datasets.encoding import Options
 from taesd_jax.datasets.local import run_local
 from taesd_jax.datasets.pictures import buckets
+from taesd_jax.datasets.shards import finish
 
 COUNT = 1300
 # One of so many is odd, in turn: those of the first list fail, those of the second do not.

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from encoded_datasets import contents, encoded, make_vae, noise, plan_of, write_source
 
-from taesd_jax.datasets.encoding import Options, encode_shard, finish
+from taesd_jax.datasets.encoding import Options, encode_shard
 from taesd_jax.datasets.on_ray import run_on_ray
+from taesd_jax.datasets.shards import finish
 from taesd_jax.errors import MediaFileError
 
 ray = pytest.importorskip("ray")
