@@ -7,6 +7,7 @@ import io
 import itertools
 import os
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -22,7 +23,6 @@ from .sound import ADVICE, open_sound
 
 # The encoder of each kind of file.
 _CODECS = {".mp4": "libx264", ".mkv": "libx264", ".mov": "libx264", ".webm": "libvpx-vp9"}
-_FRAMES = "frame_*.png"
 # FFmpeg's number of that matrix.
 _BT709 = 1
 
@@ -65,9 +65,9 @@ def write_video(
     """Write frames as they come, in memory that does not grow with their number.
 
     Args:
-        path: A folder without a suffix, for frame_00000.png and so on; or a .mp4, .mkv, .mov or
-            .webm file, which needs PyAV. An existing file is replaced only when the new one is
-            complete.
+        path: A new or empty folder without a suffix, for frame_00000000.png and so on; or a .mp4,
+            .mkv, .mov or .webm file, which needs PyAV. Nothing is there, and an existing file is
+            not replaced, until all frames are written.
         frames: 8-bit pixels (h, w, 3), all of one size.
         fps: Frames a second, for a file.
         audio: A file whose sound is copied as it is, as long as the frames last; none if it has
@@ -78,9 +78,9 @@ def write_video(
         The number of frames.
 
     Raises:
-        MediaFileError: The suffix is another, PyAV is not installed, the folder has frames already,
-            there are no frames, or they cannot be encoded; `audio` cannot be read, is of a codec
-            that the file cannot hold, or is given with a folder.
+        MediaFileError: The suffix is another, PyAV is not installed, the folder is not empty, there
+            are no frames, or they cannot be encoded; `audio` cannot be read, is of a codec that the
+            file cannot hold, or is given with a folder.
         ValueError: A frame has another shape or dtype.
     """
     path = Path(path)
@@ -101,8 +101,8 @@ def check_video_path(path: Path, *, has_audio: bool = False) -> None:
     if not path.suffix:
         if has_audio:
             raise MediaFileError(f"{path}: a folder of images holds no sound; name a video file")
-        if any(path.glob(_FRAMES)):
-            raise MediaFileError(f"{path} has frames, which are not replaced; name another folder")
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise MediaFileError(f"{path}: expected a new or empty folder; name another one")
         return
     if path.suffix.lower() not in _CODECS:
         raise MediaFileError(
@@ -115,17 +115,21 @@ def _write_images(folder: Path, frames: Iterator[np.ndarray]) -> int:
     from PIL import Image
 
     count = 0
-    for count, pixels in enumerate(frames, 1):
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "PNG")
-        write_files({folder / f"frame_{count - 1:08}.png": buffer.getvalue()})
+    with replacing(folder) as temporary:
+        for count, pixels in enumerate(frames, 1):
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).save(buffer, "PNG")
+            write_files({temporary / f"frame_{count - 1:08}.png": buffer.getvalue()})
     return count
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; what is there replaces `path` unless an error is raised."""
-    target = resolve_target(path)
+    """Yield a path to write to; what is there replaces `path` unless an error is raised.
+
+    It may be a folder, which replaces an empty one.
+    """
+    target = Path(os.path.realpath(path)) if path.is_dir() else resolve_target(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{secrets.token_hex(8)}{path.suffix.lower()}")
     try:
@@ -133,6 +137,8 @@ def replacing(path: Path) -> Iterator[Path]:
         if temporary.exists():
             os.replace(temporary, target)
     finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
         temporary.unlink(missing_ok=True)
 
 

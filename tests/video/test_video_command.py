@@ -46,7 +46,23 @@ def test_frames_in_a_folder(capsys, folder):
     files = sorted((folder / "out").iterdir())
     assert [file.name for file in files] == [f"frame_{i:08}.png" for i in range(9)]
     assert np.array_equal([np.asarray(Image.open(file)) for file in files], expected_frames())
-    assert "has frames" in run(capsys, "z.npy", "-o", "out", status=1)
+    assert "out" in run(capsys, "z.npy", "-o", "out", status=1)
+    assert sorted((folder / "out").iterdir()) == files
+
+
+def test_a_folder_of_frames_comes_whole_or_not_at_all(folder):
+    pixels = np.zeros((8, 8, 3), np.uint8)
+
+    def broken_off():
+        yield pixels
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        write_video("frames", broken_off())
+    assert sorted(path.name for path in folder.iterdir()) == ["m.safetensors", "z.npy"]
+    (folder / "frames").mkdir()
+    assert write_video("frames", [pixels]) == 1
+    assert [path.name for path in (folder / "frames").iterdir()] == ["frame_00000000.png"]
 
 
 def test_latents_of_other_axes_and_archives(capsys, folder):
