@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from datetime import timedelta
 from typing import Any, TextIO
 
-from ..datasets.encoding import Progress
+from ..datasets.encoding import Progress, count_cpus
 from ..datasets.manifest import ShardReport
 from .terminal import Show, say
 
@@ -29,7 +28,7 @@ class ProgressReporter:
     """
 
     def __init__(self, inputs: int, *, workers: int | None, show: Show, log: TextIO | None):
-        self._inputs, self._workers = inputs, workers or os.cpu_count() or 1
+        self._inputs, self._workers = inputs, workers or count_cpus()
         self._show, self._log = show, log
         self._shards: dict[int, Progress] = {}
         self._start = time.monotonic()

@@ -12,11 +12,12 @@ import jax
 from ..autoencoder import AutoencoderTiny
 from ..datasets.encoding import Options, place_encoder
 from ..datasets.local import run_local
+from ..datasets.locations import find_files
 from ..datasets.manifest import FAILURES_FILE, read_report
 from ..datasets.on_ray import run_on_ray
 from ..datasets.pictures import Geometry, buckets, square
 from ..datasets.plan import Plan, check_settings, load_plan, make_plan, make_settings
-from ..datasets.shards import finish
+from ..datasets.shards import finish, remove_temporaries
 from ..datasets.sources import list_items
 from ..errors import MediaFileError, UsageError
 from ..io.files import locked
@@ -53,6 +54,8 @@ def run_encode_dataset(args: argparse.Namespace) -> int:
             return 0
         if args.max_failures is not None:
             args.max_failures -= sum(len(report.failures) for report in reports.values() if report)
+            if missing and args.max_failures < 0:
+                raise MediaFileError(f"more inputs failed than --max-failures: see {folder}")
         args.device = device
         _make_shards(args, plan, vae, missing)
     return _report(plan)
@@ -62,8 +65,7 @@ def _make_shards(
     args: argparse.Namespace, plan: Plan, vae: AutoencoderTiny, missing: list[int]
 ) -> None:
     with contextlib.ExitStack() as stack:
-        if not args.part:
-            stack.enter_context(_only_run(plan.folder))
+        stack.enter_context(_locked(plan, shared=args.part is not None))
         if args.log:
             _check_log(args.log)
         log = stack.enter_context(open(args.log, "a")) if args.log else None
@@ -108,21 +110,24 @@ def _make_plan(args: argparse.Namespace, vae: AutoencoderTiny, folder: Path) -> 
     if args.as_planned:
         plan = load_plan(folder)
         check_settings(plan, settings)
-        return plan
+        return plan._replace(root=find_files(args.source)[0])  # it may have moved as a whole
     root, items = list_items(args.source, image_column=args.image_column)
     return make_plan(folder, root, items, settings, model=vae.config.name_or_path, dry=args.dry_run)
 
 
 @contextlib.contextmanager
-def _only_run(folder: Path) -> Iterator[None]:
-    """Lock the folder against another run, which would do the same work."""
+def _locked(plan: Plan, *, shared: bool) -> Iterator[None]:
+    """Lock the folder against a run that would do the same work; parts share it."""
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(locked(folder, blocking=False))
+            stack.enter_context(locked(plan.folder, blocking=False, shared=shared))
         except BlockingIOError as error:
             raise MediaFileError(
-                f"{folder}: another encode-dataset is at work; share the work by --part"
+                f"{plan.folder}: another encode-dataset is at work; wait for it, or stop it and "
+                f"start all of them with --part"
             ) from error
+        if not shared:
+            remove_temporaries(plan)
         yield
 
 

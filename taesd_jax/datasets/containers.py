@@ -36,19 +36,29 @@ class Container(NamedTuple):
 
 
 def to_field(suffix: str, data: bytes) -> Any:
-    """Return the content of a file that travels along: text, a class as a number, or bytes."""
-    if suffix in TEXTS:
-        return data.decode("utf-8-sig").strip()
-    return int(data) if suffix == _CLASS else data
+    """Return the content of a file that travels along: text, a class as a number, or bytes.
+
+    Raises:
+        MediaFileError: A text is not UTF-8.
+    """
+    if suffix not in (*TEXTS, _CLASS):
+        return data
+    try:
+        text = data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise MediaFileError(f"the .{suffix} that belongs to it is not UTF-8: {error}") from error
+    return int(text) if suffix == _CLASS and text.isdecimal() else text
 
 
 def _tar_members(stream: Any, _column: str | None) -> Iterator[tuple[str, Any]]:
-    pictures, others, cut = [], {}, ""
+    pictures, links, others, cut = [], [], {}, ""
     size = stamp_of(stream)[0]
     try:
         with tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
                 if not member.isreg():
+                    if (member.islnk() or member.issym()) and _is_picture(member.name):
+                        links.append((member.name, "it is a link within the tar"))
                     continue
                 # As webdataset: what comes before the first dot of the name is the sample's.
                 folder, slash, name = member.name.rpartition("/")
@@ -56,7 +66,7 @@ def _tar_members(stream: Any, _column: str | None) -> Iterator[tuple[str, Any]]:
                 place = [member.offset_data, member.size]
                 if sum(place) > size:
                     cut = f"{member.name} is cut off"
-                elif f".{suffix.lower().rpartition('.')[2]}" in IMAGE_SUFFIXES:
+                elif _is_picture(name):
                     pictures.append((member.name, folder + slash + stem, place))
                 else:
                     others.setdefault(folder + slash + stem, {})[suffix] = place
@@ -68,9 +78,14 @@ def _tar_members(stream: Any, _column: str | None) -> Iterator[tuple[str, Any]]:
     except tarfile.TarError as error:
         cut = str(error)
     for name, sample, place in pictures:
-        yield name, {"": place} | others.get(sample, {})
+        yield name, others.get(sample, {}) | {"": place}
+    yield from links
     if cut:
         yield "(the rest)", f"the tar ends too early: {cut}"
+
+
+def _is_picture(name: str) -> bool:
+    return os.path.splitext(name.lower())[1] in IMAGE_SUFFIXES
 
 
 def _read_tar(path: str, _root: str, places: Any, _: str | None) -> tuple[bytes, dict[str, Any]]:

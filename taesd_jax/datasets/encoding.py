@@ -16,8 +16,9 @@ from ..autoencoder import AutoencoderTiny
 from ..errors import MediaFileError, describe_error, one_line
 from ..weights.files import digest_tree
 from .batches import Batches, Encoder, make_encoder
+from .locations import check_root
 from .manifest import Failure, ShardReport, read_report
-from .pictures import Picture, load_picture
+from .pictures import Picture, load_picture, mirror
 from .plan import Plan
 from .records import Record, pack
 from .shards import Encoded, write_shard
@@ -157,7 +158,7 @@ def encode_items(plan: Plan, items: Sequence[Item], encoder: Encoder, options: O
             picture, fields, seconds = loaded
             decoding += seconds
             for flipped in (False, True) if plan.settings["flip"] else (False,):
-                pixels = picture.pixels[:, ::-1] if flipped else picture.pixels
+                pixels = mirror(picture, plan.geometry.multiple) if flipped else picture.pixels
                 keep(batches.add((i, picture, flipped, fields), pixels))
         options.observe(Progress(done, len(failures), decoding, batches.device_seconds))
     keep(batches.flush())
@@ -171,11 +172,18 @@ def encode_items(plan: Plan, items: Sequence[Item], encoder: Encoder, options: O
     )
 
 
+def count_cpus() -> int:
+    """Return the number of CPUs that this process may use, of an allocation on a larger machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _load_all(
     plan: Plan, items: Sequence[Item], options: Options
 ) -> Iterator[tuple[int, tuple[Picture, dict[str, Any], float] | Exception]]:
     """Decode with several threads, a little ahead; yield pictures or errors in order."""
-    workers = options.workers or os.cpu_count() or 1
+    workers = options.workers or count_cpus()
     left, pending = iter(enumerate(items)), collections.deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
@@ -200,6 +208,9 @@ def _load(
             raise MediaFileError(reason)
         data, fields = read_item(plan.root, item, image_column=plan.settings["image_column"])
         picture = load_picture(data, item.key, plan.geometry)
+    except (ImportError, MemoryError):
+        raise  # of this machine, not of the input
     except Exception as error:  # Pillow raises every kind on broken files
+        check_root(plan.root)
         return error
     return picture, fields, time.perf_counter() - start

@@ -13,7 +13,8 @@ from ..errors import MediaFileError
 
 # Suffixes of files that travel along as text with a picture of the same stem.
 TEXTS = ("caption", "json", "text", "txt")
-_REMOTE = "://"
+_REMOTE, _LOCAL = "://", "file://"
+_GONE = "bring it back and run the command again, which goes on where it was"
 # Size, and time of the last change in nanoseconds; 0 for remote files.
 Stamp = tuple[int, int]
 
@@ -21,6 +22,12 @@ Stamp = tuple[int, int]
 def join(root: str, name: str) -> str:
     """Return the path of a name within a root."""
     return f"{root.rstrip('/')}/{name}"
+
+
+def check_root(root: str) -> None:
+    """Raise MediaFileError if a local root is gone: none of its files failed for itself."""
+    if _REMOTE not in root and not os.path.exists(root):
+        raise MediaFileError(f"{root} is gone: {_GONE}")
 
 
 def open_file(path: str) -> Any:
@@ -54,6 +61,7 @@ def find_files(source: str) -> tuple[str, dict[str, Stamp | str]]:
         MediaFileError: There is no such file or folder, and none matches.
         OSError: A folder cannot be listed.
     """
+    source = source.removeprefix(_LOCAL)
     if _REMOTE in source:
         return _find_remote(source)
     path = Path(source)

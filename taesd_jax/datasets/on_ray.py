@@ -91,11 +91,12 @@ def run_on_ray(
         nonlocal failures
         # Raises if workers cannot start at all, which must not be taken for a bad input.
         ray.get(worker.actor.probe.remote(model, 0, []))
-        while not todo.empty():
-            index = todo.get()
+        while (index := _next(todo)) is not None:
             left = None if options.max_failures is None else options.max_failures - failures
             report = worker.encode(index, options._replace(max_failures=left))
             failures += len(report.failures)
+            if options.max_failures is not None and failures > options.max_failures:
+                raise MediaFileError(f"{failures} inputs failed, more than --max-failures")
             reporter.observe(index, Progress(report.inputs, len(report.failures)))
             reporter.finish(report)
 
@@ -106,10 +107,17 @@ def run_on_ray(
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
         finally:
-            while not todo.empty():
-                todo.get()
+            while _next(todo) is not None:
+                pass
             for worker in workers:
                 ray.kill(worker.actor)
+
+
+def _next(todo: queue.SimpleQueue[int]) -> int | None:
+    try:
+        return todo.get_nowait()
+    except queue.Empty:
+        return None
 
 
 class _Worker:

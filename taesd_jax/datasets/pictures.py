@@ -89,6 +89,12 @@ def load_picture(data: bytes, name: str, geometry: Geometry) -> Picture:
     return Picture(_resize(pixels, crop, (h, w), size), size, crop)
 
 
+def mirror(picture: Picture, multiple: int) -> np.ndarray:
+    """Return the pixels of a picture mirrored left to right, edges repeated as for the picture."""
+    h, w = picture.image_size
+    return pad_image(picture.pixels[:h, :w][:, ::-1], multiple)
+
+
 def _resize(
     pixels: np.ndarray,
     crop: tuple[int, int, int, int],
@@ -101,7 +107,8 @@ def _resize(
     top, left, height, width = crop
     if pixels.shape[:2] == full and (height, width) == size:
         return pixels[top : top + height, left : left + width]
-    y, x = (have / whole for have, whole in zip(pixels.shape, full, strict=False))
+    # A JPEG is decoded at exactly 1/2, 1/4 or 1/8, with sides rounded up.
+    y, x = (1 / round(whole / have) for have, whole in zip(pixels.shape, full, strict=False))
     box = left * x, top * y, (left + width) * x, (top + height) * y
     resized = Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.LANCZOS, box)
     return np.asarray(resized)

@@ -146,7 +146,7 @@ def make_plan(
             raise MediaFileError(_compare_inputs(frozen, after))
         plan = frozen._replace(root=root)  # the inputs may have moved as a whole
     # A kill leaves temporary files, whose names begin with a dot.
-    elif others := {path.name for path in folder.glob("[!.]*")} - {INPUTS_FILE}:
+    elif others := {path.name for path in folder.glob("[!.]*")} - {INPUTS_FILE, PLAN_FILE}:
         raise MediaFileError(
             f"{folder} holds files of something else, such as {min(others)}; name a new folder"
         )

@@ -96,10 +96,13 @@ def dump_json(value: Any) -> str:
 def from_json(text: str | bytes, latent: np.ndarray) -> Record:
     """Return the record that `to_json` described."""
 
-    def restore(value: dict[str, Any]) -> Any:
-        return base64.b64decode(value[_BYTES]) if set(value) == {_BYTES} else value
+    def restore(value: Any) -> Any:
+        if isinstance(value, list):
+            return [restore(each) for each in value]
+        return base64.b64decode(value[_BYTES]) if isinstance(value, dict) else value
 
-    values = json.loads(text, object_hook=restore)
+    values = json.loads(text)
+    values["fields"] = {name: restore(value) for name, value in values["fields"].items()}
     values |= {name: tuple(values[name]) for name in ("image_size", "crop")}
     if values["low_high"] is not None:
         values["low_high"] = np.array(values["low_high"], np.float32)

@@ -37,8 +37,6 @@ def write_shard(plan: Plan, index: int, encoded: Encoded) -> ShardReport:
         OSError: It cannot be written; nothing is left of it.
     """
     path = plan.shard_path(index)
-    for left in path.parent.glob(f".{path.stem}.*.tmp"):  # by a process that was killed
-        left.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.tmp")
     format = FORMATS[plan.settings["format"]]
     try:
@@ -68,8 +66,7 @@ def finish(plan: Plan) -> Manifest | None:
     finished = [report for report in reports if report]
     if len(finished) < len(reports):
         return None
-    for left in plan.folder.glob(".*.tmp"):  # by processes that were killed
-        left.unlink(missing_ok=True)
+    remove_temporaries(plan)
     return write_manifest(
         plan.folder,
         fingerprint=plan.fingerprint,
@@ -77,6 +74,12 @@ def finish(plan: Plan) -> Manifest | None:
         metadata=plan.metadata,
         reports=finished,
     )
+
+
+def remove_temporaries(plan: Plan) -> None:
+    """Remove what processes that were killed have left of shards."""
+    for left in plan.folder.glob(".shard-*.tmp"):
+        left.unlink(missing_ok=True)
 
 
 def _sync(path: Any) -> None:

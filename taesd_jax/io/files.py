@@ -121,12 +121,13 @@ def reading(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(folder: Path, *, blocking: bool = True) -> Iterator[None]:
+def locked(folder: Path, *, blocking: bool = True, shared: bool = False) -> Iterator[None]:
     """Lock a folder against other processes and threads, where the system can.
 
     Args:
         folder: An existing folder.
         blocking: Whether to wait for another lock to be released.
+        shared: Whether others may hold a shared lock at the same time.
 
     Raises:
         BlockingIOError: It is locked, and `blocking` is false.
@@ -136,7 +137,8 @@ def locked(folder: Path, *, blocking: bool = True) -> Iterator[None]:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if blocking else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(descriptor, kind if blocking else kind | fcntl.LOCK_NB)
         yield
     finally:
         os.close(descriptor)

@@ -20,7 +20,7 @@ _WRITABLE = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "SGI
 # EXIF tags, the last orientation that leaves width and height as they are, and formats that hold
 # EXIF when written by Pillow.
 _ORIENTATION, _SOFTWARE = 0x0112, 0x0131
-_LAST_UPRIGHT = 4
+_ON_ITS_SIDE = (5, 6, 7, 8)
 _WITH_EXIF = ("AVIF", "JPEG", "PNG", "TIFF", "WEBP")
 # Formats that Pillow decodes itself; for EPS it would start another program. HEIF needs a plug-in.
 _READABLE = (*_WRITABLE, "DDS", "HEIF", "ICO", "MPO", "PSD", "QOI")
@@ -83,8 +83,11 @@ def decode_pixels(
             w, h = file.size
             if least:
                 file.draft(None, (least, least))
-            on_its_side = file.getexif().get(_ORIENTATION, 1) > _LAST_UPRIGHT
-            return to_srgb(file, Path(name)), (w, h) if on_its_side else (h, w)
+            drafted, orientation = file.size != (w, h), file.getexif().get(_ORIENTATION)
+            pixels = to_srgb(file, Path(name))
+            if not drafted:
+                return pixels, pixels.shape[:2]
+            return pixels, (w, h) if orientation in _ON_ITS_SIDE else (h, w)
     except Image.DecompressionBombError as error:
         raise MediaFileError(
             f"{name}: too large to read at once: {error} `taesd-jax encode` reads .npy and "

@@ -88,6 +88,14 @@ def test_inputs_that_changed_are_refused_or_fail(work, capsys):
     assert "store was 'float16', is 'uint8'" in capsys.readouterr().err
 
 
+def test_a_source_that_moved_is_gone_on_with(work):
+    assert run("source out --part 0/3") == 0
+    Path("source").rename("moved")
+    assert run("source out --as-planned") == 1
+    assert run("moved out --as-planned") == 0
+    assert {failure.key for failure in read("out").manifest.failures} == {"0003.png"}
+
+
 def test_too_many_failures(work, capsys):
     assert run("source out --max-failures 0") == 1
     err = capsys.readouterr().err
@@ -116,6 +124,7 @@ def test_a_source_of_broken_pictures_is_an_error(work, capsys):
         ("source out --engine spark", 2, "spark"),
         ("source out --keep-size", 2, "not allowed with"),
         ("source out --size 33", 2, "8 divides, such as 32, got 33"),
+        ("source out --max-failures -5", 2, "0 or more"),
         ("source ''", 2, "expected the name"),
     ],
 )
@@ -135,6 +144,9 @@ def test_a_second_run_in_one_folder_is_refused(work, capsys):
     with locked(Path("out")):
         assert run("source out") == 1
     assert "another encode-dataset is at work" in capsys.readouterr().err
+    with locked(Path("out"), shared=True):  # by a part
+        assert run("source out") == 1
+        assert run("source out --part 1/2") == 0
 
 
 def test_kept_sizes_and_buckets(work):

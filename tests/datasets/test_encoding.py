@@ -241,3 +241,12 @@ def test_pipes_are_not_waited_for(tmp_path, vae):
     os.mkfifo(source / "0000.png")
     dataset = encode_all(plan, vae)
     assert [failure.key for failure in dataset.manifest.failures] == ["0000.png"]
+
+
+def test_a_source_that_is_gone_is_no_failure_of_its_inputs(source, vae, tmp_path):
+    plan = plan_of(source, tmp_path / "out", vae)
+    source.rename(tmp_path / "moved")
+    with pytest.raises(MediaFileError, match="is gone"):
+        encode_shard(plan, 0, vae=vae)
+    moved = plan._replace(root=str(tmp_path / "moved"))
+    assert encode_shard(moved, 0, vae=vae).failures == ()

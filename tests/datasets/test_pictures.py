@@ -5,12 +5,13 @@ import pytest
 from encoded_datasets import encoded, noise
 from PIL import Image
 
-from taesd_jax.datasets.pictures import Geometry, buckets, load_picture, square
+from taesd_jax.datasets.pictures import Geometry, buckets, load_picture, mirror, square
 from taesd_jax.errors import MediaFileError
-from taesd_jax.io import read_pixels
+from taesd_jax.io import pad_image, read_pixels
 
 # Levels of 8 bits between a JPEG that was decoded small and one that was not: mean and largest.
 DRAFT_MEAN, DRAFT_LARGEST = 1.5, 40
+SHIFT = 8  # mean levels between stripes; a shift of up to half a pixel gives 27
 EDGE = 3  # levels that resampling moves a smooth ramp by
 
 
@@ -121,3 +122,32 @@ def test_sizes_that_the_model_cannot_have():
         square(500, multiple=8)
     with pytest.raises(ValueError, match="32 divides"):
         buckets(500, multiple=32)
+
+
+def test_a_mirrored_picture_is_padded_behind_its_own_edge():
+    pixels = noise((12, 13))
+    picture = load_picture(encoded(pixels), "x", Geometry((), 8))
+    expected = pad_image(pixels[:, ::-1], 8)
+    np.testing.assert_array_equal(mirror(picture, 8), expected)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", [1, 3, 5, 6, 7, 8, 9])
+def test_sides_are_those_of_the_upright_picture(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encoded(noise((16, 40)), kind, exif=exif, **options)
+    picture = load_picture(data, "x", Geometry((), 8))
+    assert picture.image_size == picture.pixels.shape[:2]
+    assert picture.image_size == ((40, 16) if 5 <= orientation <= 8 else (16, 40))
+
+
+def test_a_jpeg_decoded_small_is_not_shifted():
+    # 1025 pixels at 1/8 are 129, which is a little more than 1025 / 8.
+    stripes = np.repeat(np.where(np.arange(1025) // 32 % 2, 255, 0)[None], 1025, 0)
+    pixels = np.repeat(stripes[..., None], 3, -1).astype(np.uint8)
+    small = load_picture(encoded(pixels, "JPEG", quality=95), "x", square(64, multiple=8))
+    whole = load_picture(encoded(pixels), "x", square(64, multiple=8))
+    difference = np.abs(small.pixels.astype(int) - whole.pixels)
+    assert difference.mean() < SHIFT

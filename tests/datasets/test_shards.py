@@ -77,6 +77,14 @@ def test_a_latent_that_a_store_cannot_hold_is_refused():
         pack(record._replace(latent=record.latent * np.nan), "uint8")
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_field_may_have_any_name(name, tmp_path):
+    format, (record, _) = format_of(name), make_records(2)
+    record = record._replace(fields={"base64": "a text", "data": b"\x00", "both": [b"a", b"b"]})
+    format.write_shard(tmp_path / "a", [record], metadata={})
+    assert format.open_shard(tmp_path / "a").read(0).fields == record.fields
+
+
 def test_parquet_keeps_names_of_its_own_and_mixed_fields(tmp_path):
     format, (a, b) = format_of("parquet"), make_records(2)
     for name in ("latent", "key"):

@@ -207,3 +207,24 @@ def test_the_order_is_that_of_the_keys(tmp_path):
     for name in names:
         (tmp_path / name).write_bytes(PICTURE)
     assert keys(tmp_path) == sorted(names)
+
+
+def test_what_tars_hold_beside_pictures(tmp_path):
+    tar = write_tar(
+        tmp_path / "a.tar",
+        [("1.png", PICTURE), ("1", b"no picture"), ("1.cls", b"n0144"), ("2.png", PICTURE)],
+    )
+    with tarfile.open(tar, "a") as file:
+        link = tarfile.TarInfo("3.png")
+        link.type, link.linkname = tarfile.LNKTYPE, "2.png"
+        file.addfile(link)
+    found = read_all(tar)
+    assert found["a.tar/1.png"] == (PICTURE, {"cls": "n0144"})
+    assert found["a.tar/2.png"] == (PICTURE, {})
+    assert "link" in found["a.tar/3.png"]
+
+
+def test_a_text_that_is_not_utf_8_is_named(tmp_path):
+    (tmp_path / "1.png").write_bytes(PICTURE)
+    (tmp_path / "1.txt").write_bytes("caf\xe9".encode("latin-1"))
+    assert ".txt" in read_all(tmp_path)["1.png"]

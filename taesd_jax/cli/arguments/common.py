@@ -23,6 +23,13 @@ def positive_integer(text: str) -> int:
     return int(text)
 
 
+def natural_number(text: str) -> int:
+    """Parse an integer of the command line that is not negative."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected an integer of 0 or more, got {text!r}")
+    return int(text)
+
+
 def file_name(text: str) -> str:
     """Parse the name of a file or folder to write."""
     if not text:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .common import DTYPES, MODEL_HELP, file_name, positive_integer
+from .common import DTYPES, MODEL_HELP, file_name, natural_number, positive_integer
 
 # Those of `datasets.formats` and `datasets.records`, which import JAX.
 FORMATS = ("parquet", "array_record", "webdataset")
@@ -47,7 +47,7 @@ def add_encode_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=positive_integer, metavar="N", help=text)
     add("--part", type=_part, metavar="I/N", help="make only shards I, I + N, ...; from 0/N on")
     text = "end once more inputs than this have failed (default: never)"
-    add("--max-failures", type=int, metavar="N", help=text)
+    add("--max-failures", type=natural_number, metavar="N", help=text)
     text = "resume with the inputs that were planned, whatever is in SRC now"
     add("--as-planned", action="store_true", help=text)
     add("--dry-run", action="store_true", help="say what would be done; write nothing")
