@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +41,12 @@ class Format(NamedTuple):
     package: str
 
     def write_shard(
-        self, path: Path, records: Sequence[Record], *, metadata: Mapping[str, str]
+        self,
+        path: Path,
+        records: Sequence[Record],
+        *,
+        metadata: Mapping[str, str],
+        fields: Iterable[str] = (),
     ) -> None:
         """Write records to exactly `path`; the same records give the same bytes.
 
@@ -50,12 +56,14 @@ class Format(NamedTuple):
             path: A new file, which the caller syncs and renames.
             records: As `pack` returns them.
             metadata: Of the data set.
+            fields: Names of fields that each record gets in any case.
 
         Raises:
             ModuleNotFoundError: The format needs a package that is not installed.
             ValueError: A field has a reserved name.
         """
-        empty = dict.fromkeys(name for record in records for name in record.fields)
+        names = itertools.chain(fields, *(record.fields for record in records))
+        empty = dict.fromkeys(names)
         records = [record._replace(fields=empty | record.fields) for record in records]
         self._module().write(path, records, dict(metadata))
 

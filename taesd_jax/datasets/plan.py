@@ -14,7 +14,7 @@ from ..io.files import reading, write_files
 from .formats import FORMATS
 from .manifest import shard_path
 from .pictures import Geometry
-from .sources import Item
+from .sources import Item, field_names
 
 PLAN_FILE = "plan.json"
 INPUTS_FILE = "inputs.jsonl"
@@ -33,6 +33,8 @@ class Plan(NamedTuple):
         root: Of the inputs' paths.
         inputs: Number of inputs.
         offsets: Where each shard's inputs begin in `inputs.jsonl`, and their end.
+        fields: Names of what travels along with some input, as far as the listing tells: every
+            shard has all of them, for readers of several shards.
     """
 
     folder: Path
@@ -42,6 +44,7 @@ class Plan(NamedTuple):
     root: str
     inputs: int
     offsets: tuple[int, ...]
+    fields: tuple[str, ...]
 
     @property
     def shards(self) -> int:
@@ -137,7 +140,8 @@ def make_plan(
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     digest.update(content)
     fingerprint = digest.hexdigest()
-    plan = Plan(folder, fingerprint, model, dict(settings), root, len(lines), tuple(offsets))
+    inputs = len(lines), tuple(offsets), field_names(items)
+    plan = Plan(folder, fingerprint, model, dict(settings), root, *inputs)
     if (folder / PLAN_FILE).exists():
         frozen = load_plan(folder)
         check_settings(frozen, settings)
@@ -170,7 +174,8 @@ def load_plan(folder: Path) -> Plan:
     path = folder / PLAN_FILE
     with reading(path):
         fields = json.loads(path.read_text())
-        return Plan(folder=folder, **fields | {"offsets": tuple(fields["offsets"])})
+        fields |= {name: tuple(fields[name]) for name in ("offsets", "fields")}
+        return Plan(folder=folder, **fields)
 
 
 def check_settings(plan: Plan, settings: Mapping[str, Any]) -> None:

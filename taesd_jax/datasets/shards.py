@@ -41,7 +41,9 @@ def write_shard(plan: Plan, index: int, encoded: Encoded) -> ShardReport:
     format = FORMATS[plan.settings["format"]]
     try:
         with naming(path):
-            format.write_shard(temporary, encoded.records, metadata=plan.metadata)
+            format.write_shard(
+                temporary, encoded.records, metadata=plan.metadata, fields=plan.fields
+            )
             _sync(temporary)
             report = ShardReport(
                 path.name,

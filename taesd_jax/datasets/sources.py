@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ..errors import MediaFileError, describe_error
@@ -89,7 +90,17 @@ def read_item(root: str, item: Item, *, image_column: str | None) -> tuple[bytes
             suffix: to_field(suffix, _read_unchanged(root, f"{stem}.{suffix}", stamp))
             for suffix, stamp in item.place.items()
         }
-    return data, {f"source_{k}" if k in _RESERVED else k: v for k, v in fields.items()}
+    return data, {_field_name(name): value for name, value in fields.items()}
+
+
+def field_names(items: Iterable[Item]) -> tuple[str, ...]:
+    """Return the names of the files that travel along with some of the inputs, sorted."""
+    places = (item.place for item in items if isinstance(item.place, dict))
+    return tuple(sorted({_field_name(name) for place in places for name in place if name}))
+
+
+def _field_name(name: str) -> str:
+    return f"source_{name}" if name in _RESERVED else name
 
 
 def _suffix(name: str) -> str:

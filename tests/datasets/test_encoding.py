@@ -243,6 +243,15 @@ def test_pipes_are_not_waited_for(tmp_path, vae):
     assert [failure.key for failure in dataset.manifest.failures] == ["0000.png"]
 
 
+def test_shards_have_the_same_columns(source, vae, tmp_path):
+    pytest.importorskip("pyarrow")
+    polars = pytest.importorskip("polars")
+    (source / "0009.txt").write_text("a cat")  # of the last shard
+    encode_all(plan_of(source, tmp_path / "out", vae, format="parquet"), vae)
+    table = polars.read_parquet(tmp_path / "out" / "*.parquet")
+    assert table["txt"].to_list() == [None] * 9 + ["a cat"]
+
+
 def test_a_source_that_is_gone_is_no_failure_of_its_inputs(source, vae, tmp_path):
     plan = plan_of(source, tmp_path / "out", vae)
     source.rename(tmp_path / "moved")
