@@ -7,7 +7,10 @@ from collections.abc import Iterable
 
 # Where nothing is printed, bash completes names of files.
 SCRIPT = """\
-[ -n "$ZSH_VERSION" ] && autoload -U +X bashcompinit && bashcompinit
+if [ -n "${ZSH_VERSION-}" ]; then
+  whence compdef >/dev/null || { autoload -Uz compinit && compinit; }
+  autoload -U +X bashcompinit && bashcompinit
+fi
 _taesd_jax() {
   local IFS=$'\\n'
   COMPREPLY=($(taesd-jax --complete "${COMP_WORDS[@]:1:$COMP_CWORD}" 2>/dev/null))

@@ -25,7 +25,7 @@ from ..errors import CheckpointError, MediaFileError, describe_error, one_line
 from ..io.files import check_regular, command_of
 from ..io.images import read_image
 from ..io.latent_content import READABLE
-from ..io.listing import drop_repeated, find_images, is_list
+from ..io.listing import drop_repeated, find_images, is_list, visible_files
 from ..model.layers import Component
 from ..video.checkpoints import CONFIG as VIDEO_CONFIG
 from ..video.config import VIDEO_VARIANTS
@@ -118,7 +118,7 @@ def expand_latents(sources: list[str]) -> list[Path]:
         path = Path(source)
         found = [path]
         if path.is_dir():
-            found = [file for file in sorted(path.rglob("*")) if _may_be_latent(file)]
+            found = [file for file in visible_files(path) if _may_be_latent(file)]
         elif is_list(source):
             found = [Path(name) for name in sorted(glob.glob(source, recursive=True))]
         if not found:
@@ -130,7 +130,7 @@ def expand_latents(sources: list[str]) -> list[Path]:
 def _may_be_latent(path: Path) -> bool:
     """Return whether a file in a folder is taken for a latent: images and models may be there."""
     suffix = path.suffix.lower()
-    if not path.is_file() or suffix not in READABLE:
+    if suffix not in READABLE:
         return False
     return suffix in (".npy", ".npz", ".latent") or command_of(path) == "encode"
 

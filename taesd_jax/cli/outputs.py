@@ -48,7 +48,9 @@ def output_paths(
         UsageError: `output` names neither a folder nor a file that can be written.
     """
     several = len(inputs) > 1 or any(map(is_list, sources))
-    model = f".{Path(os.path.abspath(model)).stem}"
+    name = Path(os.path.abspath(model))
+    is_file = name.suffix.lower() in (".safetensors", *PICKLES)
+    model = f".{name.stem if is_file else name.name}"
     stems = [path.stem.removesuffix(".latent").removesuffix(model) for path in inputs]
     names = [f"{stem}{model}{suffix}" for stem in stems]
     if output is None and several:
@@ -94,8 +96,9 @@ def _check_different(inputs: list[Path], results: list[Path]) -> None:
 
 def _below(path: Path, folders: list[Path]) -> Path:
     """Return the subfolder of a file in the folder that it was found in."""
-    folder = next((folder for folder in folders if path.is_relative_to(folder)), path.parent)
-    return path.parent.relative_to(folder)
+    full, *roots = (Path(os.path.abspath(each)) for each in (path, *folders))
+    root = next((root for root in roots if full.is_relative_to(root)), full.parent)
+    return full.parent.relative_to(root)
 
 
 def check_outputs(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import MediaFileError, UsageError, one_line
+from ..errors import MediaFileError, UsageError
 from ..io.arrays import open_array
 from ..io.files import reading, signature
 from ..io.images import from_uint8, pad_image
@@ -23,7 +22,7 @@ from ..video import AutoencoderTinyVideo, num_frames
 from ..weights.sources import PICKLES
 from .options import convert_package
 from .outputs import check_not_inputs, check_outputs
-from .terminal import say
+from .terminal import say, status_line
 
 
 def run_decode_video(args: argparse.Namespace) -> int:
@@ -36,7 +35,7 @@ def run_decode_video(args: argparse.Namespace) -> int:
     vae = _load(args)
     latents = _read(source, args.data_format, args.key)
     total = num_frames(latents.shape[1], config=vae.config)
-    frames = _progress(_frames(vae, latents), total, source)
+    frames = _progress(args, _frames(vae, latents), total, source)
     software = signature("decode-video")
     count = write_video(target, frames, fps=args.fps, audio=args.audio, software=software)
     height, width = (vae.config.spatial_factor * side for side in latents.shape[2:4])
@@ -52,7 +51,7 @@ def run_encode_video(args: argparse.Namespace) -> int:
     check_outputs(args, [target])
     vae = _load(args)
     multiple = vae.config.spatial_factor
-    frames = (from_uint8(pixels) for pixels in _progress(_of_one_size(source), None, source))
+    frames = (from_uint8(pixels) for pixels in _progress(args, _of_one_size(source), None, source))
     padded = (pad_image(frame, multiple)[None] for frame in frames)
     # .npy cannot hold bfloat16.
     latents = (np.asarray(part[0], np.float32) for part in vae.iter_encode(padded))
@@ -140,16 +139,12 @@ def _frames(vae: AutoencoderTinyVideo, latents: np.ndarray) -> Iterator[np.ndarr
         yield from np.asarray(frames[0])
 
 
-def _progress(frames: Iterator[Any], total: int | None, source: Path) -> Iterator[Any]:
+def _progress(
+    args: argparse.Namespace, frames: Iterator[Any], total: int | None, source: Path
+) -> Iterator[Any]:
     """Yield frames, and count them on a terminal."""
-    if not sys.stderr.isatty():
-        yield from frames
-        return
-    try:
+    with status_line(args) as show:
+        show(f"{source}: compiling for the first frames")
         for i, frame in enumerate(frames, 1):
             yield frame
-            of_total = f" of {total}" if total else ""
-            text = f"\r\033[K{one_line(source)}: frame {i}{of_total}"
-            print(text, end="", file=sys.stderr, flush=True)
-    finally:
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
+            show(f"{source}: frame {i}{f' of {total}' if total else ''}")

@@ -83,7 +83,7 @@ def resolve_target(path: str | os.PathLike[str]) -> Path:
 
 def signature(command: str) -> str:
     """Return the text by which `command_of` recognises the files of a subcommand."""
-    return _SIGNATURE + command
+    return f"{_SIGNATURE}{command}."  # the dot ends it: what follows in a file may be a letter
 
 
 def command_of(path: Path) -> str:

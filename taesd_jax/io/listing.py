@@ -39,6 +39,18 @@ def is_list(source: str) -> bool:
     return path.is_dir() or (glob.has_magic(source) and not path.exists())
 
 
+def visible_files(folder: Path) -> list[Path]:
+    """List the files of a folder and its subfolders, without hidden ones.
+
+    Unfinished jobs of this package and macOS keep files there whose names begin with a dot.
+    """
+
+    def is_hidden(path: Path) -> bool:
+        return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not is_hidden(path))
+
+
 def find_images(source: str) -> list[Path]:
     """Return the file that a source names, or the images of a folder or pattern.
 
@@ -49,7 +61,7 @@ def find_images(source: str) -> list[Path]:
     if not is_list(source):
         return [path]
     if path.is_dir():
-        files = [p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES]
+        files = [p for p in visible_files(path) if p.suffix.lower() in IMAGE_SUFFIXES]
     else:
         files = [Path(p) for p in glob.glob(source, recursive=True)]
     matches = [p for p in sorted(files) if p.is_file()]

@@ -6,6 +6,7 @@ import contextlib
 import io
 import itertools
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
@@ -31,7 +32,8 @@ def read_video(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
     """Read the frames of a video as 8-bit pixels (h, w, 3), one at a time.
 
     Args:
-        path: A folder of images, taken in the order of their names; or a file, which needs PyAV.
+        path: A folder of images, taken in the order of their names, in which f2.png comes before
+            f10.png; or a file, which needs PyAV.
             The rotation that a phone writes into a file is applied.
 
     Raises:
@@ -39,10 +41,14 @@ def read_video(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
     """
     path = Path(path)
     if path.is_dir():
-        images = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        images = [
+            p
+            for p in path.iterdir()
+            if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")
+        ]
         if not images:
             raise MediaFileError(f"{path}: there are no images in it")
-        yield from map(read_pixels, images)
+        yield from map(read_pixels, sorted(images, key=_natural_order))
         return
     with reading(path):
         if not path.exists():
@@ -96,6 +102,12 @@ def write_video(
     return count
 
 
+def _natural_order(path: Path) -> list[tuple[int, int | str]]:
+    """Return a key that sorts numbers in names by their value."""
+    words = re.findall(r"\d+|\D+", path.name)
+    return [(0, int(word)) if word.isdecimal() else (1, word) for word in words]
+
+
 def check_video_path(path: Path, *, has_audio: bool = False) -> None:
     """Raise MediaFileError unless `write_video` can write here."""
     if not path.suffix:
@@ -127,14 +139,22 @@ def _write_images(folder: Path, frames: Iterator[np.ndarray]) -> int:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a path to write to; what is there replaces `path` unless an error is raised.
 
-    It may be a folder, which replaces an empty one.
+    It may become a folder. The files of one come into a folder that exists, which may be another
+    disk or somebody's working folder.
     """
-    target = Path(os.path.realpath(path)) if path.is_dir() else resolve_target(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{secrets.token_hex(8)}{path.suffix.lower()}")
+    name = f".{secrets.token_hex(8)}{path.suffix.lower()}"
+    if inside := path.is_dir():
+        target, temporary = path, path / name
+    else:
+        target = resolve_target(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(name)
     try:
         yield temporary
-        if temporary.exists():
+        if inside and temporary.is_dir():
+            for file in sorted(temporary.iterdir()):
+                os.replace(file, target / file.name)
+        elif temporary.exists():
             os.replace(temporary, target)
     finally:
         if temporary.is_dir():

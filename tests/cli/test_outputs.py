@@ -201,3 +201,37 @@ def test_one_file_under_two_names_is_named(capsys, folder):
     assert [line.split(";")[0] for line in err] == [
         f"taesd-jax: warning: {name} and a.png are one file" for name in ("link.png", "hard.png")
     ]
+
+
+def test_names_tell_versions_of_a_model_apart(folder):
+    for name in ("v1.5", "v1.6"):
+        taesd_jax.save(name, *random_model(SMALL), format="original")
+        assert main(["encode", "a.png", "--model", f"./{name}"]) == 0
+    assert {path.name for path in Path().glob("a.*.npz")} == {
+        "a.v1.5.latent.npz",
+        "a.v1.6.latent.npz",
+    }
+
+
+def test_hidden_files_of_a_folder_are_no_inputs(folder):
+    for name in ("in/.a.npy", "in/b.npy", "in/.c/d.npy"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy("z.npy", name)
+    shutil.copy("a.png", "in/._a.png")
+    assert main(["decode", "in", *MODEL, "-o", "out/"]) == 0
+    assert [path.name for path in Path("out").iterdir()] == ["b.m.decoded.png"]
+    assert main(["encode", "in", *MODEL, "-o", "latents/"]) == 1
+
+
+def test_folders_beside_each_other_stay_within_the_output(folder):
+    Path("here").mkdir()
+    Path("there").mkdir()
+    shutil.copy("a.png", "here/a.png")
+    shutil.copy("a.png", "there/b.png")
+    os.chdir("here")
+    args = ["encode", ".", "../there", "--model", "../m.safetensors", "-o", "out/"]
+    assert main(args) == 0
+    assert {path.name for path in Path("out").iterdir()} == {
+        "a.m.latent.npz",
+        "b.m.latent.npz",
+    }

@@ -50,6 +50,13 @@ def test_frames_in_a_folder(capsys, folder):
     assert sorted((folder / "out").iterdir()) == files
 
 
+def test_frames_are_read_in_the_order_of_their_numbers(folder):
+    for i in (1, 2, 10):
+        Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(f"f{i}.png")
+    Path("._f3.png").write_bytes(b"of a Mac")
+    assert [pixels[0, 0, 0] for pixels in read_video(".")] == [1, 2, 10]
+
+
 def test_a_folder_of_frames_comes_whole_or_not_at_all(folder):
     pixels = np.zeros((8, 8, 3), np.uint8)
 
@@ -61,7 +68,9 @@ def test_a_folder_of_frames_comes_whole_or_not_at_all(folder):
         write_video("frames", broken_off())
     assert sorted(path.name for path in folder.iterdir()) == ["m.safetensors", "z.npy"]
     (folder / "frames").mkdir()
+    inode = (folder / "frames").stat().st_ino
     assert write_video("frames", [pixels]) == 1
+    assert (folder / "frames").stat().st_ino == inode  # it may be a disk of its own
     assert [path.name for path in (folder / "frames").iterdir()] == ["frame_00000000.png"]
 
 
@@ -83,7 +92,8 @@ def test_a_video_file(capsys, folder):
     with av.open("out.mp4") as container:
         assert float(container.streams.video[0].average_rate) == pytest.approx(29.97, rel=1e-3)
         assert len(list(container.decode(video=0))) == 9
-    run(capsys, "z.npy", "-o", "out.mp4")  # the same command may replace it
+    for name in ("out.mp4", "out.mkv", "out.mkv", "out.webm", "out.webm"):
+        run(capsys, "z.npy", "-o", name)  # the same command may replace it
     (folder / "other.mp4").write_bytes(b"something else")
     assert "--overwrite" in run(capsys, "z.npy", "-o", "other.mp4", status=1)
     run(capsys, "z.npy", "-o", "other.mp4", "--overwrite")
