@@ -17,6 +17,9 @@ from taesd_jax import cli
 from taesd_jax.io import read_image, write_image
 
 pytestmark = pytest.mark.process
+# Levels of 8 bits: a resumed job has strips of other rows, whose last pixels some processors sum in
+# another order, see docs/large_images.md.
+RESUMED = 1
 
 
 @pytest.fixture
@@ -111,7 +114,7 @@ def test_an_interrupted_decode_goes_on(work, capsys):
     got = np.load("out.npy")
     Path("out.npy").unlink()
     assert cli.main(LONG["decode"].split()) == 0
-    np.testing.assert_array_equal(got, np.load("out.npy"))
+    np.testing.assert_allclose(got.astype(int), np.load("out.npy"), rtol=0, atol=RESUMED)
 
 
 def start(*arguments, **options):
