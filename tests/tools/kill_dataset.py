@@ -29,6 +29,7 @@ from PIL import Image
 import taesd_jax
 import taesd_jax.cli.datasets  # here, and not in each process
 from taesd_jax import cli
+from taesd_jax.datasets.formats import FORMATS
 from taesd_jax.datasets.manifest import digest_file, read_report
 
 # The work of one run, in shards of a few inputs: kills meet all its parts.
@@ -75,7 +76,7 @@ def contents(target):
 
 def finished(target, format):
     """Return the finished shards by name, with their times; exit if one is damaged."""
-    suffix = {"parquet": ".parquet", "array_record": ".array_record", "webdataset": ".tar"}[format]
+    suffix = FORMATS[format].suffix
     times = {}
     for path in sorted(target.glob(f"shard-*{suffix}")):
         if report := read_report(path):
