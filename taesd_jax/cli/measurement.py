@@ -23,7 +23,7 @@ from ..errors import one_line
 from ..io.images import from_uint8
 from ..model.functional import init
 from ..strategies.run import decode
-from .runners import OURS, Case, MakePeer, Runner
+from .runners import OURS, Case, MakePeer, Runner, make_runner
 from .video_runners import VideoCase
 
 AnyCase = Case | VideoCase
@@ -101,7 +101,7 @@ def measure(
         progress(f"building {name}")
         start = time.perf_counter()
         try:
-            runner = case.make_runner(name, make_peer)
+            runner = make_runner(case, name, make_peer)
             result = runner.fetch(runner.start())
         except Exception as error:  # each peer raises its own kinds; the others go on
             if name == OURS:
@@ -172,7 +172,7 @@ def peak_memory(name: str, case: AnyCase, make_peer: MakePeer | None) -> float |
 def _peak_here(name: str, case: AnyCase, make_peer: MakePeer | None) -> float | None:
     set_threads(case.threads)
     before = 0 if case.is_ours(name) else _resident("VmRSS")
-    runner = case.make_runner(name, make_peer)
+    runner = make_runner(case, name, make_peer)
     for _ in range(2):
         runner.fetch(runner.start())
     after = _resident("VmHWM")

@@ -95,22 +95,25 @@ class Case(NamedTuple):
             names.append(NO_KERNELS)
         return [*names, *peers]
 
-    def make_runner(self, name: str, make_peer: MakePeer | None) -> Runner:
-        """Build a runner: ours, one of our strategies, or a peer.
+    def shapes(self) -> Params:
+        """Return the shapes of both components' params."""
+        return {part: abstract_params(part, self.config) for part in COMPONENTS}
 
-        Raises:
-            ImportError: It is not installed.
-            ValueError: It cannot run this case.
-        """
-        shapes = {part: abstract_params(part, self.config) for part in COMPONENTS}
-        params, x = draw_params(shapes), self.draw_input()
-        if not self.is_ours(name):
-            if make_peer is None:
-                raise ImportError("torch is not installed")
-            options = {"dtype": self.dtype, "threads": self.threads}
-            return Runner(*make_peer(name, params, self.config, self.component, x, **options))
-        params = jax.tree.map(lambda p: jnp.asarray(p, self.dtype), params)
-        return Runner(_start(name, self, params), jax.block_until_ready, np.asarray)
+    def model_of_peer(self, params: Params) -> tuple[Any, ...]:
+        """Return what a peer gets of the model: the params, and whose they are."""
+        return params, self.config, self.component
+
+    def start(self, name: str, params: Params, x: jax.Array) -> Callable[[], jax.Array]:
+        """Return a function that starts one of our runners."""
+        strategies = strategies_of(self.component, self.config)
+        decoding = self.component == "decoder"
+        if name in strategies:
+            run, strategy = decode if decoding else encode, strategies[name]
+            return lambda: run(params, x, config=self.config, strategy=strategy)
+        vae = AutoencoderTiny(params, self.config)
+        if name == UINT8:
+            return lambda: vae.decode(x, out_dtype="uint8").sample
+        return lambda: vae.decode(x).sample if decoding else vae.encode(x).latents
 
 
 class Runner(NamedTuple):
@@ -125,6 +128,24 @@ class Runner(NamedTuple):
     start: Callable[[], Any]
     wait: Callable[[Any], Any]
     fetch: Callable[[Any], np.ndarray]
+
+
+def make_runner(case: Any, name: str, make_peer: MakePeer | None) -> Runner:
+    """Build a runner of a case, images or video: ours, or a peer.
+
+    Raises:
+        ImportError: It is not installed.
+        ValueError: It cannot run this case.
+    """
+    params, x = draw_params(case.shapes()), case.draw_input()
+    if not case.is_ours(name):
+        if make_peer is None:
+            raise ImportError("torch is not installed")
+        options = {"dtype": case.dtype, "threads": case.threads}
+        return Runner(*make_peer(name, *case.model_of_peer(params), x, **options))
+    params = jax.tree.map(lambda p: jnp.asarray(p, case.dtype), params)
+    start = case.start(name, params, jnp.asarray(x, case.dtype))
+    return Runner(start, jax.block_until_ready, np.asarray)
 
 
 def draw_params(shapes: Params) -> Params:
@@ -145,15 +166,3 @@ def strategies_of(component: Component, config: AutoencoderTinyConfig) -> dict[s
         for rows in (2, 4, 8, 16):
             strategies[f"strips {stages}, {rows}"] = Strips(stages, rows)
     return strategies
-
-
-def _start(name: str, case: Case, params: Params) -> Callable[[], jax.Array]:
-    value, decoding = jnp.asarray(case.draw_input(), case.dtype), case.component == "decoder"
-    strategies = strategies_of(case.component, case.config)
-    if name in strategies:
-        run, strategy = decode if decoding else encode, strategies[name]
-        return lambda: run(params, value, config=case.config, strategy=strategy)
-    vae = AutoencoderTiny(params, case.config)
-    if name == UINT8:
-        return lambda: vae.decode(value, out_dtype="uint8").sample
-    return lambda: vae.decode(value).sample if decoding else vae.encode(value).latents

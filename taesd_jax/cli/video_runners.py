@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..model.layers import COMPONENTS, Component, Params
@@ -13,7 +13,7 @@ from ..video import AutoencoderTinyVideo, VideoConfig, decode_video, encode_vide
 from ..video import num_latents as count_latents
 from ..video.params import abstract_params
 from ..video.tensors import to_tensors
-from .runners import OURS, MakePeer, Runner, draw_params
+from .runners import OURS
 
 AT_ONCE = "at once"
 
@@ -91,24 +91,17 @@ class VideoCase(NamedTuple):
         """Name what is run: ours, a latent at a time, and all at once or the peers."""
         return [OURS, AT_ONCE] if strategies else [OURS, *peers]
 
-    def make_runner(self, name: str, make_peer: MakePeer | None) -> Runner:
-        """Build a runner.
+    def shapes(self) -> Params:
+        """Return the shapes of both components' params."""
+        return {part: abstract_params(part, self.config) for part in COMPONENTS}
 
-        Raises:
-            ImportError: It is not installed.
-            ValueError: There is no such peer.
-        """
-        shapes = {part: abstract_params(part, self.config) for part in COMPONENTS}
-        params, x = draw_params(shapes), self.draw_input()
-        if not self.is_ours(name):
-            if make_peer is None:
-                raise ImportError("torch is not installed")
-            options = {"dtype": self.dtype, "threads": self.threads}
-            tensors = to_tensors(params)
-            return Runner(*make_peer(name, tensors, self.variant, self.component, x, **options))
-        params = jax.tree.map(lambda p: jnp.asarray(p, self.dtype), params)
-        chunk = None if name == AT_ONCE else 1
-        vae = AutoencoderTinyVideo(params, self.config, chunk=chunk)
-        value, signed = jnp.asarray(x, self.dtype), self.component == "decoder"
-        run = (lambda: vae.decode(value).sample) if signed else (lambda: vae.encode(value).latents)
-        return Runner(run, jax.block_until_ready, np.asarray)
+    def model_of_peer(self, params: Params) -> tuple[Any, ...]:
+        """Return what a peer gets of the model: its tensors, and whose they are."""
+        return to_tensors(params), self.variant, self.component
+
+    def start(self, name: str, params: Params, x: jax.Array) -> Callable[[], jax.Array]:
+        """Return a function that starts one of our runners."""
+        vae = AutoencoderTinyVideo(params, self.config, chunk=None if name == AT_ONCE else 1)
+        if self.component == "decoder":
+            return lambda: vae.decode(x).sample
+        return lambda: vae.encode(x).latents
