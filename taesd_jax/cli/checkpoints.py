@@ -63,8 +63,10 @@ def _describe(model: str) -> tuple[dict[str, Any], list[str]]:
 
 
 def _describe_video(model: str, names: list[str]) -> tuple[dict[str, Any], list[str]]:
-    # Variants of equal tensors differ only in how they are run.
-    params, config = load_video(model, variant=names[0] if names else None)
+    try:
+        params, config = load_video(model)
+    except CheckpointError:  # it may be one of several
+        params, config = load_video(model, variant=names[0])
     components = _summaries(params)
     report = {"video_variants": names, "files": [model], "components": components}
     report["spatial_factor"] = config.spatial_factor

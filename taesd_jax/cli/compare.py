@@ -25,6 +25,7 @@ _MIN_SIDE = 11
 def run_compare(args: argparse.Namespace) -> int:
     """Compare models by PSNR, SSIM, GMSD and sharpness of their images."""
     paths = expand_images(args.images)
+    count = len(paths)
     figures: dict[tuple[str, str], list[dict[str, float]]] = {}  # by decoder and encoder
     with status_line(args) as show:
         models: dict[str, AutoencoderTiny] = {}
@@ -53,7 +54,7 @@ def run_compare(args: argparse.Namespace) -> int:
             f"{row['ssim']:6.4f}  {row['gmsd']:7.4f}  {row['sharpness']:9.3f}"
         )
     print_report(args, {"images": [path.name for path in paths], "rows": rows}, lines)
-    return 0
+    return int(len(paths) < count)
 
 
 def _measure(

@@ -21,7 +21,7 @@ import taesd_jax
 
 from .. import weights
 from ..autoencoder import AutoencoderTiny
-from ..errors import CheckpointError, MediaFileError, describe_error, one_line
+from ..errors import CheckpointError, MediaFileError, describe_error, one_line, warn
 from ..io.files import check_regular, command_of
 from ..io.images import read_image
 from ..io.latent_content import READABLE
@@ -34,6 +34,8 @@ from ..weights.files import read_header
 from ..weights.sources import NAMES, find_local
 from .terminal import Show, print_report, say, status_line
 
+# Suffixes that latents share with models. Images are taken for images.
+_OTHERS = (".safetensors", ".pt")
 # Makes a result of a file; returns a line of the report, and what `--json` reports.
 Work = Callable[[Path, Path, Show], tuple[str, dict[str, Any]]]
 
@@ -118,7 +120,9 @@ def expand_latents(sources: list[str]) -> list[Path]:
         path = Path(source)
         found = [path]
         if path.is_dir():
-            found = [file for file in visible_files(path) if _may_be_latent(file)]
+            files_inside = visible_files(path)
+            found = [file for file in files_inside if _may_be_latent(file)]
+            _warn_of_others(source, {*files_inside} - {*found})
         elif is_list(source):
             found = [Path(name) for name in sorted(glob.glob(source, recursive=True))]
         if not found:
@@ -133,6 +137,15 @@ def _may_be_latent(path: Path) -> bool:
     if suffix not in READABLE:
         return False
     return suffix in (".npy", ".npz", ".latent") or command_of(path) == "encode"
+
+
+def _warn_of_others(source: str, files: set[Path]) -> None:
+    """Warn of files that another program, or this library without the command, may have written."""
+    if names := sorted(str(file) for file in files if file.suffix.lower() in _OTHERS):
+        warn(
+            f"{source}: left out {len(names)} files that may be latents or models, such as "
+            f"{names[0]}; name the latents among them themselves"
+        )
 
 
 def read_resized(paths: list[Path], longest: int, shortest: int) -> Iterator[np.ndarray]:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import MediaFileError, UsageError
+from ..io.files import naming
+from ..io.listing import is_list
 
 PIPE = "-"
 _STDIN, _STDOUT = 0, 1
@@ -65,13 +67,16 @@ def piped(args: argparse.Namespace, inputs: list[str], suffix: str) -> Iterator[
         with contextlib.redirect_stdout(sys.stdout if args.quiet else sys.stderr):
             yield Piped(inputs, str(result), prefix)
         if result.exists():
-            with open(_STDOUT, "wb", closefd=False) as target:
+            with naming(Path("standard output")), open(_STDOUT, "wb", closefd=False) as target:
                 target.write(result.read_bytes())
 
 
 def _check(args: argparse.Namespace, inputs: list[str]) -> None:
-    if len(inputs) != 1:
-        raise UsageError(f"- is standard input or output, for one file; got {len(inputs)} inputs")
+    if len(inputs) > 1 or any(map(is_list, inputs)):
+        raise UsageError(
+            f"- is standard input or output, for one file; got {', '.join(inputs)}: name a folder "
+            f"for the results"
+        )
     if args.output is None:
         raise UsageError("name the output of standard input: -o FILE, or -o - for standard output")
     if args.output == PIPE and args.json:

@@ -20,6 +20,8 @@ _WRITABLE = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "SGI
 # EXIF tags, the last orientation that leaves width and height as they are, and formats that hold
 # EXIF when written by Pillow.
 _ORIENTATION, _SOFTWARE = 0x0112, 0x0131
+# Of an image without negative values: a decoder may overshoot 1, but not so far.
+_LARGEST = 8
 _ON_ITS_SIDE = (5, 6, 7, 8)
 _WITH_EXIF = ("AVIF", "JPEG", "PNG", "TIFF", "WEBP")
 # Formats that Pillow decodes itself; for EPS it would start another program. HEIF needs a plug-in.
@@ -116,7 +118,7 @@ def write_image(
 
     Raises:
         MediaFileError: The format is unknown or cannot hold an image of this size.
-        ValueError: The image is not (h, w, 3), or has NaN or infinity.
+        ValueError: The image is not (h, w, 3), has NaN or infinity, or floats of 0 to 255.
         TypeError: The image is neither floating point nor uint8.
     """
     from PIL import Image
@@ -160,7 +162,7 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
     """Map [-1, 1] to 8 bits by rounding; values outside are clipped.
 
     Raises:
-        ValueError: The image has NaN or infinity.
+        ValueError: The image has NaN or infinity, or is one of 0 to 255.
         TypeError: The image has integers, whose range would be a guess.
 
     >>> to_uint8(np.array([-1.0, 0.0, 2.0], np.float32))
@@ -170,9 +172,15 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
     if np.issubdtype(image.dtype, np.integer) or image.dtype == bool:
         raise TypeError(f"image must be floating point in [-1, 1], got {image.dtype}")
     image = image.astype(np.float32, copy=False)
-    if not np.isfinite(image).all():
+    low, high = (image.min(), image.max()) if image.size else (0, 0)
+    if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError(
             "image has NaN or infinity; decode in float32 or bfloat16, and check the latent"
+        )
+    if low >= 0 and high > _LARGEST:
+        raise ValueError(
+            f"image must be in [-1, 1], got {low:g} to {high:g}; divide values of 0 to 255 by "
+            f"127.5 and subtract 1"
         )
     values = np.clip(image, -1, 1)
     values += 1  # in place: each copy of a large image takes as long as the arithmetic

@@ -57,3 +57,5 @@ def test_the_first_models_latents_are_decoded_by_all_that_can(vae, capsys):
 def test_images_that_are_not_there_are_an_error(vae, capsys):
     assert cli.main(["compare", "mine", "other", "--images", "absent.png"]) == 1
     assert "absent.png" in capsys.readouterr().err
+    assert cli.main(["compare", "mine", "--images", "absent.png", "a.png"]) == 1
+    assert "PSNR" in capsys.readouterr().out

@@ -223,6 +223,14 @@ def test_hidden_files_of_a_folder_are_no_inputs(folder):
     assert main(["encode", "in", *MODEL, "-o", "latents/"]) == 1
 
 
+def test_a_folder_says_what_it_leaves_out(capsys, folder):
+    Path("in").mkdir()
+    shutil.copy("z.npy", "in/z.npy")
+    shutil.copy("m.safetensors", "in/other.safetensors")
+    assert main(["decode", "in", *MODEL, "-o", "out/"]) == 0
+    assert "in/other.safetensors" in capsys.readouterr().err
+
+
 def test_folders_beside_each_other_stay_within_the_output(folder):
     Path("here").mkdir()
     Path("there").mkdir()

@@ -79,8 +79,8 @@ def test_what_cannot_be_piped(pipe, capsys):
     picture = Path("a.png").read_bytes()
     for content, args, message, status in (
         (picture, ["encode", "-"], "-o -", 2),
-        (picture, ["encode", "-", "a.png", "-o", "x/"], "2 inputs", 2),
-        (picture, ["roundtrip", "-o", "-"], "0 inputs", 2),
+        (picture, ["encode", "-", "a.png", "-o", "x/"], "got -, a.png", 2),
+        (picture, ["encode", ".", "-o", "-"], "name a folder", 2),
         (picture, ["encode", "-", "-o", "-", "--json"], "--json", 2),
         (b"", ["encode", "-", "-o", "-"], "standard input is empty", 1),
         (b"no picture", ["encode", "-", "-o", "-"], "error: stdin: ", 1),

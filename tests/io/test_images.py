@@ -23,6 +23,8 @@ def test_values_outside_are_clipped_and_what_is_not_finite_refused():
     for value in (np.nan, np.inf, -np.inf):
         with pytest.raises(ValueError, match="NaN or infinity"):
             to_uint8(np.array([0.0, value]))
+    with pytest.raises(ValueError, match=r"got 0 to 200; divide values of 0 to 255 by 127\.5"):
+        to_uint8(np.array([0.0, 200.0]))
     with pytest.raises(TypeError, match="uint8.*float32"):
         from_uint8(np.zeros(3, np.float32))
 
